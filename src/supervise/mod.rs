@@ -1,1 +1,317 @@
-//! placeholder
+//! The supervisor's decisions: inputs in, effects out, no process, clock or file in sight.
+//!
+//! The shell calls [`Supervisor::handle`] for what happened and [`Supervisor::handle_timeout`] when the time of
+//! [`Supervisor::poll_timeout`] has come, and after each carries out what [`Supervisor::poll_effect`] gives.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+use crate::topology::UnitName;
+use crate::wire::Incarnation;
+
+mod backoff;
+mod event;
+mod order;
+mod unit;
+
+pub use event::Effect;
+pub use event::Ending;
+pub use event::Exit;
+pub use event::Input;
+pub use event::Life;
+pub use event::Outcome;
+pub use event::Spec;
+pub use event::Ticket;
+pub use event::Time;
+pub use event::Verb;
+pub use event::When;
+
+use order::Pending;
+use unit::Event;
+use unit::State;
+use unit::Unit;
+
+/// The time limits of stopping, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// How long requests in flight may take before a planned stop.
+    pub drain_timeout: u64,
+    /// From SIGTERM to SIGKILL.
+    pub stop_timeout: u64,
+}
+
+/// A unit as `status` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitStatus {
+    pub name: UnitName,
+    /// One word: down, waiting, starting, ready, draining, stopping, killing, backoff or failed.
+    pub state: &'static str,
+    pub since: Time,
+    pub incarnation: Incarnation,
+    /// How often it ended without being asked to.
+    pub restarts: u32,
+    /// Why it last ended unasked.
+    pub reason: Option<String>,
+    /// When a unit in backoff or failed is tried again.
+    pub retry_at: Option<Time>,
+    /// Units that it waits for.
+    pub waits_for: Vec<UnitName>,
+}
+
+/// The state machine of all units.
+#[derive(Debug)]
+pub struct Supervisor {
+    policy: Policy,
+    units: BTreeMap<UnitName, Unit>,
+    pending: Vec<Pending>,
+    effects: VecDeque<Effect>,
+    random: u64,
+    shutting_down: bool,
+    finished: bool,
+}
+
+impl Supervisor {
+    /// `seed` decides the jitter of restart delays and nothing else.
+    pub fn new(policy: Policy, seed: u64) -> Self {
+        Self {
+            policy,
+            units: BTreeMap::new(),
+            pending: Vec::new(),
+            effects: VecDeque::new(),
+            random: seed,
+            shutting_down: false,
+            finished: false,
+        }
+    }
+
+    /// Takes note of something that happened.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Desire(specs) => self.desire(specs, now),
+            Input::Order(ticket, verb, names) => self.order(ticket, verb, names),
+            Input::Ready(life) => self.step(&life, Event::Ready, now),
+            Input::Exited { life, exit, detail } => {
+                let reason = detail.map_or_else(|| exit.to_string(), |detail| format!("{exit}: {detail}"));
+                self.step(&life, Event::Ended(reason), now);
+            }
+            Input::StartFailed(life, reason) => self.step(&life, Event::Ended(reason), now),
+            Input::Drained(life) => self.step(&life, Event::Drained, now),
+            Input::Shutdown => {
+                self.shutting_down = true;
+                for unit in self.units.values_mut() {
+                    unit.wanted = false;
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Lets deadlines that have passed take effect.
+    pub fn handle_timeout(&mut self, now: Time) {
+        for name in self.names() {
+            self.step_unit(&name, Event::Tick, now);
+        }
+        self.settle(now);
+    }
+
+    /// When [`Self::handle_timeout`] is due next.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.units.values().filter_map(Unit::deadline).min()
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The process of a unit that requests may be routed to at this moment.
+    pub fn ready(&self, name: &UnitName) -> Option<Life> {
+        self.units.get(name).filter(|unit| unit.state == State::Ready).map(Unit::life)
+    }
+
+    /// Every unit, by name.
+    pub fn status(&self) -> Vec<UnitStatus> {
+        self.units
+            .values()
+            .map(|unit| UnitStatus {
+                name: unit.spec.name.clone(),
+                state: word(unit.state),
+                since: unit.since,
+                incarnation: unit.incarnation,
+                restarts: unit.restarts,
+                reason: unit.reason.clone(),
+                retry_at: match unit.state {
+                    State::Backoff { until } | State::Failed { until } => Some(until),
+                    State::Down
+                    | State::Waiting
+                    | State::Starting
+                    | State::Ready
+                    | State::Draining { .. }
+                    | State::Stopping { .. }
+                    | State::Killing => None,
+                },
+                waits_for: if unit.state == State::Waiting { self.unmet(unit) } else { Vec::new() },
+            })
+            .collect()
+    }
+
+    fn desire(&mut self, specs: Vec<Spec>, now: Time) {
+        if self.shutting_down {
+            return;
+        }
+        for unit in self.units.values_mut() {
+            if !specs.iter().any(|spec| spec.name == unit.spec.name) {
+                unit.wanted = false;
+                unit.leaving = true;
+            }
+        }
+        for spec in specs {
+            match self.units.get_mut(&spec.name) {
+                Some(unit) => {
+                    // One that was stopped by order stays down; one that was on its way out comes back.
+                    if unit.leaving {
+                        unit.leaving = false;
+                        unit.wanted = true;
+                    }
+                    unit.spec = spec;
+                }
+                None => {
+                    self.units.insert(spec.name.clone(), Unit::new(spec, now));
+                }
+            }
+        }
+    }
+
+    fn order(&mut self, ticket: Ticket, verb: Verb, names: Vec<UnitName>) {
+        if self.shutting_down && verb != Verb::Stop {
+            self.reply(ticket, Outcome::Failed("synvisor is stopping".to_owned()));
+            return;
+        }
+        if let Some(unknown) = names.iter().find(|name| !self.units.contains_key(name)) {
+            let known: Vec<&str> = self.units.keys().map(UnitName::as_str).collect();
+            let text = format!("there is no unit {unknown}; the units are {}", known.join(", "));
+            self.reply(ticket, Outcome::Failed(text));
+            return;
+        }
+        let mut goals = Vec::new();
+        for name in names {
+            let Some(unit) = self.units.get_mut(&name) else { continue };
+            let goal = order::give(unit, verb);
+            goals.push((name, goal));
+        }
+        self.pending.push(Pending { ticket, goals });
+    }
+
+    /// Brings every unit as far as it can go now, then answers the orders that are done.
+    fn settle(&mut self, now: Time) {
+        // A step can only open the way for units of another stage, so this ends after a few rounds.
+        while self.settle_once(now) {}
+        let units = &self.units;
+        let mut answered = Vec::new();
+        self.pending.retain(|pending| match pending.outcome(units) {
+            Some(outcome) => {
+                answered.push(Effect::Reply(pending.ticket, outcome));
+                false
+            }
+            None => true,
+        });
+        self.effects.extend(answered);
+        if self.shutting_down && !self.finished && self.units.values().all(|unit| unit.state == State::Down) {
+            self.finished = true;
+            self.effects.push_back(Effect::Finished);
+        }
+    }
+
+    /// Whether anything changed.
+    fn settle_once(&mut self, now: Time) -> bool {
+        let mut changed = false;
+        let top = self.units.values().filter(|unit| unit.falling()).map(|unit| unit.spec.stage).max();
+        for name in self.names() {
+            let Some(unit) = self.units.get(&name) else { continue };
+            let before = unit.state;
+            if unit.falling() {
+                if !unit.alive() || Some(unit.spec.stage) == top {
+                    self.step_unit(&name, Event::Stop, now);
+                }
+            } else if unit.leaving {
+                self.units.remove(&name);
+                self.effects.push_back(Effect::Forget(name));
+                changed = true;
+                continue;
+            } else if unit.wanted && matches!(unit.state, State::Down | State::Waiting) {
+                if self.unmet(unit).is_empty() {
+                    self.step_unit(&name, Event::Go, now);
+                } else if let Some(unit) = self.units.get_mut(&name)
+                    && unit.state == State::Down
+                {
+                    unit.state = State::Waiting;
+                    unit.since = now;
+                }
+            }
+            changed |= self.units.get(&name).is_some_and(|unit| unit.state != before);
+        }
+        changed
+    }
+
+    /// What a unit needs that is not there.
+    fn unmet(&self, unit: &Unit) -> Vec<UnitName> {
+        unit.spec
+            .needs
+            .iter()
+            .filter(|(name, when)| {
+                // A unit that does not exist cannot be waited for.
+                self.units.get(name).is_some_and(|needed| match when {
+                    When::ReadyNow => needed.state != State::Ready,
+                    When::ReadyOnce => !needed.ever_ready,
+                })
+            })
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// News of a process counts only while that process is its unit's present one.
+    fn step(&mut self, life: &Life, event: Event, now: Time) {
+        let present = self.units.get(&life.unit).is_some_and(|unit| unit.incarnation == life.incarnation);
+        if present {
+            self.step_unit(&life.unit, event, now);
+        }
+    }
+
+    fn step_unit(&mut self, name: &UnitName, event: Event, now: Time) {
+        let jitter = self.next_random();
+        if let Some(unit) = self.units.get_mut(name) {
+            unit.step(event, now, &self.policy, jitter, &mut self.effects);
+        }
+    }
+
+    fn names(&self) -> Vec<UnitName> {
+        self.units.keys().cloned().collect()
+    }
+
+    fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.effects.push_back(Effect::Reply(ticket, outcome));
+    }
+
+    /// SplitMix64: restart delays need spread, not secrecy.
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+const fn word(state: State) -> &'static str {
+    match state {
+        State::Down => "down",
+        State::Waiting => "waiting",
+        State::Starting => "starting",
+        State::Ready => "ready",
+        State::Draining { .. } => "draining",
+        State::Stopping { .. } => "stopping",
+        State::Killing => "killing",
+        State::Backoff { .. } => "backoff",
+        State::Failed { .. } => "failed",
+    }
+}

@@ -46,9 +46,13 @@ impl fmt::Display for UnitName {
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// PostgreSQL: ours when embedded, else only watched.
-    Postgres { embedded: bool },
+    Postgres {
+        embedded: bool,
+    },
     /// A Redis protocol server: ours when embedded, else only watched.
-    Redis { embedded: bool },
+    Redis {
+        embedded: bool,
+    },
     Main,
     Worker(WorkerKind),
     Router,

@@ -1,0 +1,137 @@
+//! The whole vocabulary between the supervisor's core and the shell that obeys it.
+
+use std::fmt;
+
+use crate::topology::UnitName;
+use crate::wire::Incarnation;
+
+/// Milliseconds of a clock that never goes back (CLOCK_BOOTTIME in the shell).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// This moment plus `millis` milliseconds.
+    pub const fn after(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// Milliseconds since `earlier`, 0 if it is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// One process among those that its unit had and will have; pids are recycled, this is not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Life {
+    pub unit: UnitName,
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for Life {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.unit, self.incarnation.0)
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+        }
+    }
+}
+
+/// What must hold of another unit before this one starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// It is READY at this moment.
+    ReadyNow,
+    /// It has been READY at least once: a worker needs main's schema, not main's company.
+    ReadyOnce,
+}
+
+/// What the core must know of a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    pub name: UnitName,
+    pub needs: Vec<(UnitName, When)>,
+    /// When several units stop together, higher stages go down first.
+    pub stage: u8,
+    /// Whether requests are routed to it, so that it is drained before it stops.
+    pub routed: bool,
+}
+
+/// Names an order, so that its answer finds who gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
+/// What an administrator may order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Start,
+    Stop,
+    Restart,
+}
+
+/// Shell to core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// These units, and no others, shall exist.
+    Desire(Vec<Spec>),
+    Order(Ticket, Verb, Vec<UnitName>),
+    /// The process has said that it is ready and every check agreed.
+    Ready(Life),
+    /// The process has ended; `detail` is what it left in its log.
+    Exited {
+        life: Life,
+        exit: Exit,
+        detail: Option<String>,
+    },
+    /// The process could not be started.
+    StartFailed(Life, String),
+    /// No request is in flight to it any more.
+    Drained(Life),
+    /// Stop everything, then finish.
+    Shutdown,
+}
+
+/// A signal that ends a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Terminate,
+    Kill,
+}
+
+/// The answer to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Failed(String),
+}
+
+/// Core to shell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Start(Life),
+    Signal(Life, Ending),
+    /// Requests may go to it.
+    Admit(Life),
+    /// It takes no requests: they wait in the router.
+    Withdraw(UnitName),
+    /// Send it nothing new and say when nothing is in flight.
+    Drain(Life),
+    Reply(Ticket, Outcome),
+    /// The unit is gone for good; what is kept of it may be dropped.
+    Forget(UnitName),
+    /// Everything is down after [`Input::Shutdown`].
+    Finished,
+}

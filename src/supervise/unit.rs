@@ -1,0 +1,266 @@
+//! One unit: its state, and the step that every event makes in every state.
+
+use std::collections::VecDeque;
+
+use crate::wire::Incarnation;
+
+use super::Policy;
+use super::backoff::Backoff;
+use super::backoff::Verdict;
+use super::event::Effect;
+use super::event::Ending;
+use super::event::Life;
+use super::event::Spec;
+use super::event::Time;
+
+/// Where a unit is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// No process, and none wanted.
+    Down,
+    /// Wanted, but a unit that it needs is not ready.
+    Waiting,
+    /// A process exists that has not said READY.
+    Starting,
+    Ready,
+    /// Asked to stop; requests in flight may finish until then.
+    Draining {
+        until: Time,
+    },
+    /// SIGTERM sent; SIGKILL follows then.
+    Stopping {
+        until: Time,
+    },
+    /// SIGKILL sent.
+    Killing,
+    /// Ended by itself; started again then.
+    Backoff {
+        until: Time,
+    },
+    /// Ended too often without READY; tried again then.
+    Failed {
+        until: Time,
+    },
+}
+
+/// What can happen to a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It may start: it is wanted and what it needs is there.
+    Go,
+    /// Its process, if any, shall end.
+    Stop,
+    Ready,
+    /// Its process ended or could not be started.
+    Ended(String),
+    Drained,
+    /// Time passed.
+    Tick,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Unit {
+    pub(super) spec: Spec,
+    pub(super) state: State,
+    /// When `state` was entered.
+    pub(super) since: Time,
+    pub(super) incarnation: Incarnation,
+    /// Whether a process shall run.
+    pub(super) wanted: bool,
+    /// Whether the present process shall make room for a new one.
+    pub(super) replace: bool,
+    /// Whether the unit shall be forgotten once it is down.
+    pub(super) leaving: bool,
+    pub(super) ever_ready: bool,
+    /// Why it last ended unasked.
+    pub(super) reason: Option<String>,
+    /// The last incarnation that ended without READY.
+    pub(super) stillborn: Option<Incarnation>,
+    /// How often it ended unasked.
+    pub(super) restarts: u32,
+    backoff: Backoff,
+}
+
+impl Unit {
+    pub(super) fn new(spec: Spec, now: Time) -> Self {
+        Self {
+            spec,
+            state: State::Down,
+            since: now,
+            incarnation: Incarnation(0),
+            wanted: true,
+            replace: false,
+            leaving: false,
+            ever_ready: false,
+            reason: None,
+            stillborn: None,
+            restarts: 0,
+            backoff: Backoff::default(),
+        }
+    }
+
+    pub(super) fn life(&self) -> Life {
+        Life { unit: self.spec.name.clone(), incarnation: self.incarnation }
+    }
+
+    /// Whether the unit must come down before anything else can happen to it.
+    pub(super) fn falling(&self) -> bool {
+        (!self.wanted || self.replace) && self.state != State::Down
+    }
+
+    /// Whether a process of it may exist.
+    pub(super) const fn alive(&self) -> bool {
+        match self.state {
+            State::Starting
+            | State::Ready
+            | State::Draining { .. }
+            | State::Stopping { .. }
+            | State::Killing => true,
+            State::Down | State::Waiting | State::Backoff { .. } | State::Failed { .. } => false,
+        }
+    }
+
+    /// When [`Event::Tick`] would change something.
+    pub(super) const fn deadline(&self) -> Option<Time> {
+        match self.state {
+            State::Draining { until }
+            | State::Stopping { until }
+            | State::Backoff { until }
+            | State::Failed { until } => Some(until),
+            State::Down | State::Waiting | State::Starting | State::Ready | State::Killing => None,
+        }
+    }
+
+    /// An administrator's order: what went wrong before no longer counts.
+    pub(super) fn pardon(&mut self) {
+        self.backoff.forget();
+        self.reason = None;
+    }
+
+    /// Makes one step; `jitter` is a random number for the delays.
+    pub(super) fn step(
+        &mut self,
+        event: Event,
+        now: Time,
+        policy: &Policy,
+        jitter: u64,
+        effects: &mut VecDeque<Effect>,
+    ) {
+        let next = match (self.state, event) {
+            (State::Down, Event::Go) => self.start(effects),
+            (State::Down, Event::Stop | Event::Ready | Event::Ended(_) | Event::Drained | Event::Tick) => {
+                State::Down
+            }
+
+            (State::Waiting, Event::Go) => self.start(effects),
+            (State::Waiting, Event::Stop) => State::Down,
+            (State::Waiting, Event::Ready | Event::Ended(_) | Event::Drained | Event::Tick) => State::Waiting,
+
+            (State::Starting, Event::Ready) => {
+                self.ever_ready = true;
+                self.backoff.ready();
+                if self.spec.routed {
+                    effects.push_back(Effect::Admit(self.life()));
+                }
+                State::Ready
+            }
+            (State::Starting, Event::Stop) => self.terminate(now, policy, effects),
+            (State::Starting, Event::Ended(reason)) => {
+                self.stillborn = Some(self.incarnation);
+                self.ended_unasked(reason);
+                after(self.backoff.ended_before_ready(now, jitter))
+            }
+            (State::Starting, Event::Go | Event::Drained | Event::Tick) => State::Starting,
+
+            (State::Ready, Event::Stop) => {
+                if self.spec.routed {
+                    effects.push_back(Effect::Drain(self.life()));
+                    State::Draining { until: now.after(policy.drain_timeout) }
+                } else {
+                    self.terminate(now, policy, effects)
+                }
+            }
+            (State::Ready, Event::Ended(reason)) => {
+                self.withdraw(effects);
+                self.ended_unasked(reason);
+                after(self.backoff.ended_after_ready(self.since, now, jitter))
+            }
+            (State::Ready, Event::Go | Event::Ready | Event::Drained | Event::Tick) => State::Ready,
+
+            (State::Draining { .. }, Event::Drained) => {
+                self.withdraw(effects);
+                self.terminate(now, policy, effects)
+            }
+            (State::Draining { until }, Event::Tick) if now >= until => {
+                self.withdraw(effects);
+                self.terminate(now, policy, effects)
+            }
+            (State::Draining { .. }, Event::Ended(_)) => {
+                self.withdraw(effects);
+                State::Down
+            }
+            (state @ State::Draining { .. }, Event::Go | Event::Stop | Event::Ready | Event::Tick) => state,
+
+            (State::Stopping { until }, Event::Tick) if now >= until => {
+                effects.push_back(Effect::Signal(self.life(), Ending::Kill));
+                State::Killing
+            }
+            (State::Stopping { .. }, Event::Ended(_)) => State::Down,
+            (
+                state @ State::Stopping { .. },
+                Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Tick,
+            ) => state,
+
+            (State::Killing, Event::Ended(_)) => State::Down,
+            (State::Killing, Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Tick) => {
+                State::Killing
+            }
+
+            (State::Backoff { until } | State::Failed { until }, Event::Tick) if now >= until => {
+                State::Waiting
+            }
+            (State::Backoff { .. } | State::Failed { .. }, Event::Stop) => State::Down,
+            (
+                state @ (State::Backoff { .. } | State::Failed { .. }),
+                Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Tick,
+            ) => state,
+        };
+        if next != self.state {
+            self.state = next;
+            self.since = now;
+        }
+        if self.state == State::Down {
+            self.replace = false;
+        }
+    }
+
+    fn start(&mut self, effects: &mut VecDeque<Effect>) -> State {
+        self.incarnation = Incarnation(self.incarnation.0 + 1);
+        effects.push_back(Effect::Start(self.life()));
+        State::Starting
+    }
+
+    fn terminate(&self, now: Time, policy: &Policy, effects: &mut VecDeque<Effect>) -> State {
+        effects.push_back(Effect::Signal(self.life(), Ending::Terminate));
+        State::Stopping { until: now.after(policy.stop_timeout) }
+    }
+
+    fn withdraw(&self, effects: &mut VecDeque<Effect>) {
+        if self.spec.routed {
+            effects.push_back(Effect::Withdraw(self.spec.name.clone()));
+        }
+    }
+
+    fn ended_unasked(&mut self, reason: String) {
+        self.restarts = self.restarts.saturating_add(1);
+        self.reason = Some(reason);
+    }
+}
+
+const fn after(verdict: Verdict) -> State {
+    match verdict {
+        Verdict::Now => State::Waiting,
+        Verdict::At(until) => State::Backoff { until },
+        Verdict::Failed(until) => State::Failed { until },
+    }
+}
