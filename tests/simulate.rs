@@ -307,7 +307,10 @@ impl World {
     /// Lets time pass, with every piece of news and every deadline on its way.
     fn pass(&mut self, millis: u64) {
         let end = self.now.after(millis);
+        let mut idle = 0;
         loop {
+            idle += 1;
+            assert!(idle < 100_000, "time stands still: {:?}", self.core.status());
             let news = self.news.keys().next().copied().filter(|(at, _)| *at <= end);
             let deadline = self.core.poll_timeout().filter(|at| *at <= end);
             match (news, deadline) {

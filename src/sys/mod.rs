@@ -1,1 +1,8 @@
-//! placeholder
+//! The operating system, one concern a file; everything `unsafe` of synvisor is in here.
+
+pub mod clock;
+pub mod fs;
+pub mod notify;
+pub mod process;
+pub mod socket;
+pub mod users;

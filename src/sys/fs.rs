@@ -1,0 +1,218 @@
+//! Files and directories, with the path in every error.
+
+use std::fs::DirBuilder;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::Permissions;
+use std::io;
+use std::io::Read;
+use std::io::Seek;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use nix::fcntl::Flock;
+use nix::fcntl::FlockArg;
+
+use super::users::User;
+
+/// An error of the file system and where it happened.
+#[derive(Debug)]
+pub struct FsError {
+    doing: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl std::fmt::Display for FsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "cannot {} {}: {}", self.doing, self.path.display(), self.source)
+    }
+}
+
+impl std::error::Error for FsError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+impl FsError {
+    pub fn kind(&self) -> io::ErrorKind {
+        self.source.kind()
+    }
+}
+
+fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FsError + 'a {
+    move |source| FsError { doing, path: path.to_owned(), source }
+}
+
+/// Reads a text file.
+pub fn read(path: &Path) -> Result<String, FsError> {
+    let mut text = String::new();
+    File::open(path).and_then(|mut file| file.read_to_string(&mut text)).map_err(at("read", path))?;
+    Ok(text)
+}
+
+/// Replaces a file as a whole: a reader sees the old content or the new, and a crash leaves one of them.
+///
+/// Does nothing and returns false when the file already holds these bytes with this mode.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32, owner: Option<&User>) -> Result<bool, FsError> {
+    let same = |file: &mut File| -> io::Result<bool> {
+        let mut held = Vec::new();
+        file.read_to_end(&mut held)?;
+        Ok(held == bytes && file.metadata()?.permissions().mode() & 0o7777 == mode)
+    };
+    if File::open(path).and_then(|mut file| same(&mut file)).unwrap_or(false) {
+        return Ok(false);
+    }
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let write = || -> io::Result<()> {
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        if let Some(user) = owner {
+            std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
+        }
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+    };
+    write().map_err(at("write", path))?;
+    Ok(true)
+}
+
+/// Makes a directory, and those above it, unless it exists; in either case gives it this mode and owner.
+pub fn directory(path: &Path, mode: u32, owner: Option<&User>) -> Result<(), FsError> {
+    let make = || -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+        if let Some(user) = owner {
+            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))?;
+        }
+        std::fs::set_permissions(path, Permissions::from_mode(mode))
+    };
+    make().map_err(at("make the directory", path))
+}
+
+/// Removes a file; one that does not exist is fine.
+pub fn remove(path: &Path) -> Result<(), FsError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Opens a log file to append to; the descriptor goes to a child.
+pub fn append(path: &Path, owner: Option<&User>) -> Result<File, FsError> {
+    let open = || -> io::Result<File> {
+        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+        if let Some(user) = owner {
+            std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
+        }
+        Ok(file)
+    };
+    open().map_err(at("open", path))
+}
+
+/// The last `bytes` bytes of a file, from the start of a line, as text.
+pub fn tail(path: &Path, bytes: u64) -> Result<String, FsError> {
+    let read = || -> io::Result<String> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(length.saturating_sub(bytes)))?;
+        let mut held = Vec::new();
+        file.take(bytes).read_to_end(&mut held)?;
+        let text = String::from_utf8_lossy(&held).into_owned();
+        Ok(match text.split_once('\n') {
+            Some((_, rest)) if length > bytes => rest.to_owned(),
+            _ => text,
+        })
+    };
+    read().map_err(at("read", path))
+}
+
+/// A lock that this process holds as long as it lives.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+/// Why a lock was not had.
+#[derive(Debug)]
+pub enum LockError {
+    /// Another process holds it; its pid, if it wrote one.
+    Held(Option<u32>),
+    Fs(FsError),
+}
+
+/// Takes the lock at `path` and writes our pid into it; with `create` false a missing file is no lock.
+pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
+    let open = OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o644).open(path);
+    let file = match open {
+        Ok(file) => file,
+        Err(error) if !create && error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(LockError::Fs(at("open", path)(error))),
+    };
+    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(file) => file,
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            return Err(LockError::Held(pid.trim().parse().ok()));
+        }
+        Err((_, errno)) => return Err(LockError::Fs(at("lock", path)(errno.into()))),
+    };
+    let mut write = || -> io::Result<()> {
+        if let Some(user) = owner {
+            std::os::unix::fs::fchown(&*file, Some(user.uid), Some(user.gid))?;
+        }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())
+    };
+    write().map_err(|error| LockError::Fs(at("write", path)(error)))?;
+    Ok(Some(Lock { _file: file }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replace_writes_once_with_the_mode_asked_for() {
+        // Mutation: the comparison of modes dropped: seen red.
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        assert!(replace(&path, b"one", 0o600, None).unwrap());
+        assert!(!replace(&path, b"one", 0o600, None).unwrap());
+        assert!(replace(&path, b"one", 0o640, None).unwrap());
+        assert!(replace(&path, b"two", 0o640, None).unwrap());
+        assert_eq!(read(&path).unwrap(), "two");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(lock(&path, false, None).unwrap().is_none());
+        let held = lock(&path, true, None).unwrap();
+        let second = lock(&path, true, None);
+        assert!(matches!(second, Err(LockError::Held(Some(pid))) if pid == std::process::id()));
+        drop(held);
+        assert!(lock(&path, false, None).unwrap().is_some());
+    }
+
+    #[test]
+    fn tail_starts_at_a_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        replace(&path, b"first line\nsecond\nthird\n", 0o600, None).unwrap();
+        assert_eq!(tail(&path, 15).unwrap(), "second\nthird\n");
+        assert_eq!(tail(&path, 100).unwrap(), "first line\nsecond\nthird\n");
+    }
+}

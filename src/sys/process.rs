@@ -1,0 +1,329 @@
+//! Starting, signalling and reaping child processes.
+//!
+//! The supervisor reaps for itself: the waiting of `std::process` and of tokio would race with it.
+#![expect(unsafe_code, reason = "fork, exec and what must happen between them have no safe interface")]
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
+use nix::unistd::Pid;
+
+use crate::supervise::Exit;
+
+use super::users::User;
+
+/// A program to run and the surroundings it runs in.
+#[derive(Debug)]
+pub struct Command<'a> {
+    /// Absolute path of the program, then its arguments.
+    pub argv: Vec<String>,
+    /// The whole environment; nothing is inherited.
+    pub environment: Vec<(String, String)>,
+    pub directory: &'a Path,
+    /// Where stdout and stderr go.
+    pub output: &'a File,
+    /// Descriptors that it finds at 3, 4, …; it gets no others.
+    pub descriptors: Vec<BorrowedFd<'a>>,
+    /// The user to become; with none the child stays what we are.
+    pub user: Option<&'a User>,
+    /// Permission bits that new files of it do not get.
+    pub umask: u32,
+}
+
+/// Starts a process in a session of its own.
+///
+/// # Errors
+/// What made fork, exec, or a step between them fail, with the step's name.
+pub fn spawn(command: &Command<'_>) -> io::Result<i32> {
+    let prepared = Prepared::of(command)?;
+    let (mut errors, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w))?;
+    // Out of the way of the numbers that the child's own descriptors will take.
+    let above = i32::try_from(MOST_DESCRIPTORS + 3).map_err(io::Error::other)?;
+    let report = duplicate_above(report, above)?;
+    // SAFETY: the child calls nothing but async-signal-safe functions on memory that was prepared before the fork.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            let (step, errno) = prepared.exec();
+            prepared.fail(report.as_raw_fd(), step, errno)
+        }
+        ForkResult::Parent { child } => {
+            drop(report);
+            let mut told = Vec::new();
+            // The pipe closes when exec succeeds.
+            errors.read_to_end(&mut told)?;
+            match told[..] {
+                [] => Ok(child.as_raw()),
+                [step, a, b, c, d, ..] => {
+                    let _ = waitpid(child, None);
+                    let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
+                    let step = STEPS.get(usize::from(step)).copied().unwrap_or("start");
+                    let program = command.argv.first().map_or("", String::as_str);
+                    Err(io::Error::new(error.kind(), format!("cannot {step} for {program}: {error}")))
+                }
+                [..] => Err(io::Error::other("the child died before exec")),
+            }
+        }
+    }
+}
+
+fn duplicate_above(descriptor: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
+    let number = nix::fcntl::fcntl(&descriptor, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(lowest))?;
+    // SAFETY: the kernel has just given us this number.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// What can fail between fork and exec; the child reports an index into it.
+const STEPS: [&str; 6] =
+    ["arrange descriptors", "forbid core dumps", "change user", "change directory", "drop capabilities", "exec"];
+
+struct Prepared {
+    argv: Vec<CString>,
+    argv_pointers: Vec<*const libc::c_char>,
+    environment_pointers: Vec<*const libc::c_char>,
+    _environment: Vec<CString>,
+    directory: CString,
+    null: File,
+    output: RawFd,
+    descriptors: Vec<RawFd>,
+    user: Option<(u32, u32)>,
+    umask: u32,
+}
+
+impl Prepared {
+    fn of(command: &Command<'_>) -> io::Result<Self> {
+        let text = |text: String| CString::new(text).map_err(io::Error::other);
+        let argv = command.argv.iter().cloned().map(text).collect::<io::Result<Vec<_>>>()?;
+        if argv.is_empty() {
+            return Err(io::Error::other("no program to run"));
+        }
+        let pairs = command.environment.iter().map(|(name, value)| format!("{name}={value}"));
+        let environment = pairs.map(text).collect::<io::Result<Vec<_>>>()?;
+        let pointers = |held: &[CString]| -> Vec<*const libc::c_char> {
+            held.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
+        };
+        Ok(Self {
+            argv_pointers: pointers(&argv),
+            environment_pointers: pointers(&environment),
+            argv,
+            _environment: environment,
+            directory: CString::new(command.directory.as_os_str().as_encoded_bytes())?,
+            null: File::open("/dev/null")?,
+            output: command.output.as_raw_fd(),
+            descriptors: command.descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
+            user: command.user.map(|user| (user.uid, user.gid)),
+            umask: command.umask,
+        })
+    }
+
+    /// Runs in the child, between fork and exec; returns only when a step failed.
+    fn exec(&self) -> (u8, i32) {
+        // SAFETY: plain system calls on descriptors that we own and pointers that live until exec.
+        unsafe {
+            libc::setsid();
+            for signal in 1..=64 {
+                // Rust ignores SIGPIPE, and an ignored signal stays ignored over exec.
+                libc::signal(signal, libc::SIG_DFL);
+            }
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+
+            let Ok(count) = i32::try_from(self.descriptors.len()) else { return (0, libc::EMFILE) };
+            if !self.arrange(count) {
+                return (0, Errno::last_raw());
+            }
+            // What is left open closes at exec, the report's descriptor among them.
+            let first = libc::c_uint::try_from(3 + count).unwrap_or(3);
+            libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            if libc::setrlimit(libc::RLIMIT_CORE, &raw const none) < 0 {
+                return (1, Errno::last_raw());
+            }
+            if let Some((uid, gid)) = self.user
+                && (libc::setgroups(1, &raw const gid) < 0 || libc::setgid(gid) < 0 || libc::setuid(uid) < 0)
+            {
+                return (2, Errno::last_raw());
+            }
+            if libc::chdir(self.directory.as_ptr()) < 0 {
+                return (3, Errno::last_raw());
+            }
+            let all = libc::PR_CAP_AMBIENT_CLEAR_ALL;
+            if libc::prctl(libc::PR_CAP_AMBIENT, all, 0, 0, 0) < 0 {
+                return (4, Errno::last_raw());
+            }
+            libc::umask(self.umask);
+            libc::execve(
+                self.argv[0].as_ptr(),
+                self.argv_pointers.as_ptr(),
+                self.environment_pointers.as_ptr(),
+            );
+            (5, Errno::last_raw())
+        }
+    }
+
+    /// Puts descriptors at their numbers: first all out of the way, then each into place.
+    ///
+    /// # Safety
+    /// For the child after fork only.
+    unsafe fn arrange(&self, count: i32) -> bool {
+        let mut aside = [-1; MOST_DESCRIPTORS];
+        let Some(aside) = aside.get_mut(..self.descriptors.len() + 2) else { return false };
+        let sources = [self.null.as_raw_fd(), self.output].into_iter().chain(self.descriptors.iter().copied());
+        for (slot, source) in aside.iter_mut().zip(sources) {
+            // SAFETY: duplicates a descriptor that the parent holds open.
+            *slot = unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 3 + count) };
+            if *slot < 0 {
+                return false;
+            }
+        }
+        let [null, output, rest @ ..] = aside else { return false };
+        let standard = [(*null, 0), (*output, 1), (*output, 2)];
+        let ours = rest.iter().copied().zip(3..);
+        // SAFETY: dup2 onto numbers that nothing of the child needs.
+        standard.into_iter().chain(ours).all(|(from, to)| unsafe { libc::dup2(from, to) } >= 0)
+    }
+
+    /// Tells the parent and ends the child.
+    fn fail(&self, report: RawFd, step: u8, errno: i32) -> ! {
+        let [a, b, c, d] = errno.to_ne_bytes();
+        let told = [step, a, b, c, d];
+        // SAFETY: writes a local buffer and leaves without running anything of the parent's.
+        unsafe {
+            libc::write(report, told.as_ptr().cast(), told.len());
+            libc::_exit(127)
+        }
+    }
+}
+
+/// More listeners than this in one process are refused rather than allocated for after fork.
+const MOST_DESCRIPTORS: usize = 256;
+
+/// Makes this process the parent of orphaned descendants, so that it learns of their end.
+pub fn become_subreaper() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// A child that has ended, if there is one.
+pub fn reap() -> Option<(i32, Exit)> {
+    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+        Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), Exit::Code(code))),
+        Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), Exit::Signal(signal as i32))),
+        Ok(
+            WaitStatus::Stopped(..)
+            | WaitStatus::Continued(_)
+            | WaitStatus::StillAlive
+            | WaitStatus::PtraceEvent(..)
+            | WaitStatus::PtraceSyscall(_),
+        )
+        | Err(_) => None,
+    }
+}
+
+/// Signals a child that has not been reaped; until then its pid is nobody else's.
+pub fn signal(pid: i32, signal: Signal) -> io::Result<()> {
+    Ok(nix::sys::signal::kill(Pid::from_raw(pid), signal)?)
+}
+
+/// Whether this process may become another user (CAP_SETUID).
+pub fn may_change_user() -> bool {
+    const CAP_SETUID: u32 = 7;
+    let status = super::fs::read(Path::new("/proc/self/status")).unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set >> CAP_SETUID & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    fn run(script: &str, descriptors: Vec<BorrowedFd<'_>>) -> (Exit, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let output = super::super::fs::append(&path, None).unwrap();
+        let pid = spawn(&Command {
+            argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
+            environment: vec![("GREETING".to_owned(), "hello".to_owned())],
+            directory: dir.path(),
+            output: &output,
+            descriptors,
+            user: None,
+            umask: 0o027,
+        })
+        .unwrap();
+        let exit = match waitpid(Pid::from_raw(pid), None).unwrap() {
+            WaitStatus::Exited(_, code) => Exit::Code(code),
+            WaitStatus::Signaled(_, signal, _) => Exit::Signal(signal as i32),
+            other => panic!("{other:?}"),
+        };
+        (exit, super::super::fs::read(&path).unwrap())
+    }
+
+    #[test]
+    fn a_child_gets_its_descriptors_and_no_others() {
+        // Mutation: close_range left out and one descriptor opened without CLOEXEC: seen red.
+        let stray = File::open("/dev/null").unwrap();
+        nix::fcntl::fcntl(&stray, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        let (one, two) = (File::open("/dev/zero").unwrap(), File::open("/dev/null").unwrap());
+        let script = "for n in 0 3 4; do readlink /proc/$$/fd/$n; done; ls /proc/$$/fd | tr '\\n' ' '";
+        let (exit, text) = run(script, vec![one.as_fd(), two.as_fd()]);
+        assert_eq!(exit, Exit::Code(0));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..3], ["/dev/null", "/dev/zero", "/dev/null"]);
+        let open: Vec<&str> = lines[3].split_whitespace().filter(|fd| !matches!(*fd, "10" | "255")).collect();
+        assert_eq!(open, ["0", "1", "2", "3", "4"], "{text}");
+    }
+
+    #[test]
+    fn a_child_gets_our_environment_umask_and_limits_but_not_our_ignored_signals() {
+        // Mutations: signals not reset, RLIMIT_CORE untouched, environment inherited: each seen red.
+        let script = "env | grep -v -e ^PWD= -e ^_= -e ^SHLVL= -e ^OLDPWD=; umask; ulimit -Hc; \
+                      grep -E '^Sig(Ign|Blk)' /proc/$$/status; ps -o sid= -p $$ >/dev/null; exit 3";
+        let (exit, text) = run(script, vec![]);
+        assert_eq!(exit, Exit::Code(3));
+        let (before, after) = text.split_once("SigBlk:\t").unwrap();
+        assert_eq!(before, "GREETING=hello\n0027\n0\n");
+        let (blocked, ignored) = after.trim().split_once("\nSigIgn:\t").unwrap();
+        assert_eq!(u64::from_str_radix(blocked, 16).unwrap(), 0);
+        // glibc keeps signals 32 and 33 to itself: what we inherit there we cannot reset.
+        assert_eq!(u64::from_str_radix(ignored, 16).unwrap() & !(3 << 31), 0);
+    }
+
+    #[test]
+    fn what_cannot_be_started_says_why_at_once() {
+        let output = File::open("/dev/null").unwrap();
+        let error = spawn(&Command {
+            argv: vec!["/nowhere/python".to_owned()],
+            environment: vec![],
+            directory: Path::new("/"),
+            output: &output,
+            descriptors: vec![],
+            user: None,
+            umask: 0o077,
+        })
+        .unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("cannot exec for /nowhere/python"), "{error}");
+    }
+
+    #[test]
+    fn the_end_by_a_signal_is_told_apart() {
+        assert_eq!(run("kill -9 $$", vec![]).0, Exit::Signal(9));
+    }
+}

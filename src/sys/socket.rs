@@ -1,0 +1,40 @@
+//! Listening sockets, and who is at the other end of one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt;
+
+use super::users::User;
+
+/// Binds a TCP address that accepts connections from now on, before anybody reads from them.
+pub fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+}
+
+/// Binds a Unix socket in place of whatever is at `path`; the caller knows that nobody listens there any more.
+pub fn listen_unix(path: &Path, mode: u32, owner: Option<&User>) -> io::Result<UnixListener> {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let listener = UnixListener::bind(path)?;
+    if let Some(user) = owner {
+        std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok(listener)
+}
+
+/// The user and group of the process that connected (SO_PEERCRED).
+pub fn peer(socket: &impl AsFd) -> io::Result<(u32, u32)> {
+    let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
+    Ok((credentials.uid(), credentials.gid()))
+}

@@ -1,0 +1,72 @@
+//! Users and groups from /etc/passwd and /etc/group.
+//!
+//! Not through NSS: a static glibc crashes in it where libnss-systemd is installed.
+
+use std::path::Path;
+
+use nix::unistd::Gid;
+use nix::unistd::Uid;
+
+use super::fs;
+
+/// A user that a process can run as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub name: String,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl User {
+    pub const fn ids(&self) -> (Uid, Gid) {
+        (Uid::from_raw(self.uid), Gid::from_raw(self.gid))
+    }
+}
+
+/// The user of this name in /etc/passwd.
+pub fn user(name: &str) -> Option<User> {
+    parse_passwd(&fs::read(Path::new("/etc/passwd")).ok()?, name)
+}
+
+/// The number of the group of this name in /etc/group.
+pub fn group(name: &str) -> Option<u32> {
+    let text = fs::read(Path::new("/etc/group")).ok()?;
+    text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+        [held, _, gid, ..] if held == name => gid.parse().ok(),
+        _ => None,
+    })
+}
+
+/// The name of the user that this process runs as, or its number.
+pub fn own_name() -> String {
+    let uid = nix::unistd::geteuid().as_raw();
+    let passwd = fs::read(Path::new("/etc/passwd")).unwrap_or_default();
+    let name = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+        [name, _, held, ..] if held.parse() == Ok(uid) => Some(name.to_owned()),
+        _ => None,
+    });
+    name.unwrap_or_else(|| uid.to_string())
+}
+
+fn parse_passwd(text: &str, name: &str) -> Option<User> {
+    text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+        [held, _, uid, gid, ..] if held == name => {
+            Some(User { name: name.to_owned(), uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+        }
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwd_lines_are_matched_by_their_whole_name() {
+        let text = "root:x:0:0:root:/root:/bin/bash\nsynvisor-router:x:998:997::/:/bin/false\nsynvisor:x:999:996::/:/x\n";
+        let expected = User { name: "synvisor".to_owned(), uid: 999, gid: 996 };
+        assert_eq!(parse_passwd(text, "synvisor"), Some(expected));
+        assert_eq!(parse_passwd(text, "syn"), None);
+        assert_eq!(parse_passwd("broken\nbroken:x:y:z\n", "broken"), None);
+    }
+}
