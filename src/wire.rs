@@ -41,3 +41,65 @@ pub enum FromRouter {
     /// Nothing is in flight any more to this incarnation.
     Drained { unit: UnitName, incarnation: Incarnation },
 }
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusReport {
+    pub version: String,
+    pub pid: u32,
+    pub state: OverallState,
+    /// Addresses that the router listens on.
+    pub listen: Vec<String>,
+    /// What an administrator should know, a sentence each.
+    pub notes: Vec<String>,
+    pub units: Vec<UnitReport>,
+}
+
+/// The homeserver as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OverallState {
+    /// Main has not been READY yet.
+    Starting,
+    /// Every unit that is wanted is READY.
+    Ready,
+    /// Some unit is not.
+    Degraded,
+    Stopping,
+}
+
+/// One unit in a [`StatusReport`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitReport {
+    pub name: UnitName,
+    /// What it is: `main`, `generic`, `postgres (external)`, ….
+    pub role: String,
+    pub state: String,
+    pub pid: Option<i32>,
+    pub incarnation: Incarnation,
+    /// How often it ended without being asked to.
+    pub restarts: u32,
+    /// Milliseconds in this state.
+    pub since_ms: u64,
+    /// Why it is not ready, or why it last ended.
+    pub reason: Option<String>,
+}
+
+/// Body of `POST /v1/start`, `/v1/stop` and `/v1/restart`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderRequest {
+    #[serde(default)]
+    pub units: Vec<UnitName>,
+    /// Every Synapse process: main and the workers.
+    #[serde(default)]
+    pub all: bool,
+}
+
+/// The answer to whatever is not a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    pub ok: bool,
+    /// What happened, and where `ok` is false what to do.
+    pub message: String,
+}

@@ -14,6 +14,9 @@
 //! - `(Stopping, Tick)` that never kills: "is not ready" (a deaf process holds its unit for ever).
 //! - `(Failed, Tick)` that never retries: "is not ready".
 //! - Backoff that restarts at once for ever: "started … times in a minute".
+//! - `Finished` while processes are still being stopped: "finished before".
+//! - Orders taken after shutdown: "must be refused".
+//! - `(Draining, Tick)` that waits for ever for a drain: "is not ready" or "time stands still".
 //! - A pending order that is dropped when its unit is removed: "never answered".
 #![expect(clippy::disallowed_methods, reason = "a test reads SEED from the environment")]
 
@@ -91,6 +94,8 @@ struct World {
     open: BTreeSet<Ticket>,
     tickets: u64,
     finished: u32,
+    /// A unit whose every process ends at once, before READY or right after it.
+    cursed: Option<(UnitName, bool)>,
     shutting_down: bool,
     transcript: String,
 }
@@ -118,6 +123,7 @@ impl World {
             open: BTreeSet::new(),
             tickets: 0,
             finished: 0,
+            cursed: None,
             shutting_down: false,
             transcript: String::new(),
         }
@@ -184,7 +190,10 @@ impl World {
                     self.ever_ready.remove(&unit);
                     self.stopped.remove(&unit);
                 }
-                Effect::Finished => self.finished += 1,
+                Effect::Finished => {
+                    assert!(self.processes.is_empty(), "finished before {:?}", self.processes.keys());
+                    self.finished += 1;
+                }
             }
         }
         for life in self.routed.values() {
@@ -206,7 +215,16 @@ impl World {
         }
         self.watch_rate(&life.unit);
         self.processes.insert(life.clone(), Process::Alive);
-        if self.faults && self.random.chance(5) {
+        if let Some((unit, after_ready)) = &self.cursed
+            && *unit == life.unit
+        {
+            if *after_ready {
+                self.said_ready.insert(life.clone());
+                self.send(5, Input::Ready(life.clone()));
+            }
+            self.processes.insert(life.clone(), Process::Unreaped);
+            self.send(10, Input::Exited { life, exit: Exit::Code(1), detail: None });
+        } else if self.faults && self.random.chance(5) {
             let delay = self.random.below(20);
             self.send(delay, Input::StartFailed(life, "no such file".to_owned()));
         } else if self.faults && self.random.chance(10) {
@@ -335,12 +353,14 @@ impl World {
     fn run(seed: u64, orders: bool) -> String {
         let mut world = Self::new(seed, orders);
         let specs = world.specs.clone();
+        world.cursed = (seed % 4 < 2).then(|| (UnitName::new("generic-3"), seed % 4 == 1));
         world.tell(Input::Desire(specs));
         for _ in 0..STEPS {
             world.tick();
         }
 
         world.faults = false;
+        world.cursed = None;
         // Longer than the longest delay (five minutes) for each link of the longest chain of needs.
         world.pass(1_800_000);
         for spec in world.specs.clone() {
@@ -358,6 +378,10 @@ impl World {
 
         world.shutting_down = true;
         world.tell(Input::Shutdown);
+        world.pass(1);
+        world.ordered = true;
+        world.order(Verb::Restart, vec![UnitName::main()]);
+        assert!(world.open.is_empty(), "an order after shutdown must be refused");
         world.pass(600_000);
         assert!(world.processes.is_empty(), "left behind: {:?}", world.processes.keys());
         assert_eq!(world.finished, 1);

@@ -1,1 +1,138 @@
-//! placeholder
+//! The command line: verbs, flags, exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::observe;
+use crate::topology::UnitName;
+
+mod commands;
+mod daemon;
+mod output;
+
+/// What a command ends with, from sysexits.h where it has a word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 64,
+    NotRunning = 69,
+    Busy = 75,
+    NotPermitted = 77,
+    Config = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Runs a whole Matrix Synapse homeserver, main process and workers, from one TOML file.
+#[derive(Debug, Parser)]
+#[command(name = "synvisor", version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/synvisor/synvisor.toml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the homeserver in the foreground until SIGTERM or Ctrl-C.
+    Supervise,
+    /// Show every unit and how it is.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start units and wait until they are ready.
+    Start(Units),
+    /// Stop units and wait until they are down.
+    Stop(Units),
+    /// Restart units and wait until they are ready again.
+    Restart(Units),
+    /// Read the configuration again; start and stop the workers that its counts ask for.
+    Reload,
+    /// Print what a unit wrote.
+    Logs {
+        /// Go on printing as it writes.
+        #[arg(short, long)]
+        follow: bool,
+        /// How many of its last lines to begin with.
+        #[arg(short = 'n', long, default_value_t = 100)]
+        lines: usize,
+        unit: String,
+    },
+    /// Say which unit answers a request, by which rule and why; needs no daemon.
+    Route {
+        /// GET, PUT, POST, ….
+        method: String,
+        /// Path, with its query if it matters: '/_matrix/client/v3/sync?since=1'.
+        path: String,
+    },
+    /// Look for mistakes in the configuration; needs no daemon, virtualenv or database.
+    Check,
+    /// Print synvisor's version, and that of the daemon where one runs.
+    Version,
+    /// The process that routes requests; started by `supervise`.
+    #[command(hide = true)]
+    Router(daemon::RouterArguments),
+}
+
+/// Which units an order is for.
+#[derive(Debug, clap::Args)]
+struct Units {
+    /// Names as `status` shows them.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    units: Vec<String>,
+    /// Main and every worker.
+    #[arg(long)]
+    all: bool,
+}
+
+/// Runs what the command line asks for.
+#[expect(clippy::disallowed_methods, reason = "the command line is where the environment is read")]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            // clap counts help and version as errors too, with 0.
+            return if error.exit_code() == 0 { Exit::Done } else { Exit::Usage }.into();
+        }
+    };
+    let config = arguments.config;
+    let exit = match arguments.verb {
+        Verb::Supervise => {
+            observe::start(std::env::var("SYNVISOR_LOG").ok().as_deref(), std::env::var("JOURNAL_STREAM").is_ok());
+            daemon::supervise(config)
+        }
+        Verb::Router(router) => {
+            observe::start(None, false);
+            daemon::router(router)
+        }
+        Verb::Status { json } => commands::status(&config, json),
+        Verb::Start(units) => commands::order(&config, "start", units.into()),
+        Verb::Stop(units) => commands::order(&config, "stop", units.into()),
+        Verb::Restart(units) => commands::order(&config, "restart", units.into()),
+        Verb::Reload => commands::reload(&config),
+        Verb::Logs { follow, lines, unit } => commands::logs(&config, &UnitName::new(unit), lines, follow),
+        Verb::Route { method, path } => commands::route(&config, &method, &path),
+        Verb::Check => commands::check(&config),
+        Verb::Version => commands::version(&config),
+    };
+    exit.into()
+}
+
+impl From<Units> for crate::wire::OrderRequest {
+    fn from(units: Units) -> Self {
+        Self { units: units.units.into_iter().map(UnitName::new).collect(), all: units.all }
+    }
+}

@@ -2,10 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::Path;
 use std::path::PathBuf;
 
+mod parse;
+mod presets;
+pub mod problem;
+mod reader;
 pub mod roles;
+mod synapse;
 
+use problem::Problem;
 use roles::WorkerKind;
 
 /// A checked configuration.
@@ -23,6 +31,33 @@ pub struct Config {
     pub supervisor: Supervisor,
     /// Settings of homeserver.yaml, passed through.
     pub synapse: toml::Table,
+}
+
+impl Config {
+    /// Parses and checks the text of the TOML file; relative paths in it start at `base`.
+    ///
+    /// # Errors
+    /// Every problem of the file, errors and warnings, at once.
+    pub fn parse(text: &str, base: &Path) -> Result<Parsed, Vec<Problem>> {
+        parse::parse(text, base)
+    }
+}
+
+/// A configuration, and what the shell must know of the file that it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    pub config: Config,
+    pub warnings: Vec<Problem>,
+    /// Files that must exist.
+    pub files: Vec<Referred>,
+}
+
+/// A file that the TOML names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referred {
+    pub path: PathBuf,
+    /// Where it is named, in bytes of the text.
+    pub place: Range<usize>,
 }
 
 /// How many workers of each kind: the preset with the counts of the file laid over it.

@@ -190,6 +190,7 @@ impl WorkerKind {
 
     /// Whether other processes call it: exactly these stand in `instance_map`.
     pub const fn replication_listener(self) -> bool {
-        matches!(self, Self::Writer(_))
+        // Media workers may be writers of the quarantined media stream.
+        matches!(self, Self::Writer(_) | Self::MediaRepository)
     }
 }

@@ -1,1 +1,83 @@
-//! placeholder
+//! The control socket: HTTP with JSON bodies, for the command line and for curl.
+
+use std::io;
+use std::path::Path;
+
+use tokio::net::UnixListener;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use crate::host::layout::Layout;
+use crate::supervise::Verb;
+use crate::sys::socket;
+use crate::sys::users;
+use crate::wire::Answer;
+use crate::wire::OrderRequest;
+use crate::wire::StatusReport;
+
+pub mod client;
+mod logs;
+mod serve;
+
+/// Members of this group may control the supervisor.
+const GROUP: &str = "synvisor";
+
+/// What a client wants of the supervisor's loop, with the way to answer.
+#[derive(Debug)]
+pub enum Command {
+    Status(oneshot::Sender<StatusReport>),
+    Order(Verb, OrderRequest, oneshot::Sender<Answer>),
+    Reload(oneshot::Sender<Answer>),
+}
+
+/// The bound socket.
+#[derive(Debug)]
+pub struct Control {
+    listener: UnixListener,
+    group: Option<u32>,
+}
+
+impl Control {
+    /// Binds the socket in place of one that a dead supervisor left.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let listener = socket::listen_unix(path, 0o600, None)?;
+        listener.set_nonblocking(true)?;
+        let group = users::group(GROUP);
+        if let Some(group) = group
+            && std::os::unix::fs::chown(path, None, Some(group)).is_ok()
+        {
+            use std::os::unix::fs::PermissionsExt;
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        }
+        Ok(Self { listener: UnixListener::from_std(listener)?, group })
+    }
+
+    /// Answers clients for as long as the supervisor lives.
+    pub async fn serve(self, layout: Layout, commands: mpsc::Sender<Command>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let allowed = self.allows(&stream);
+                    tokio::spawn(serve::connection(stream, allowed, layout.clone(), commands.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!("cannot accept on the control socket: {error}");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    /// Root, our own user, and members of the group.
+    fn allows(&self, stream: &UnixStream) -> bool {
+        let Ok((uid, gid)) = socket::peer(stream) else { return false };
+        uid == 0
+            || uid == nix::unistd::geteuid().as_raw()
+            || self.group == Some(gid)
+            || users::is_member(uid, GROUP)
+    }
+}

@@ -1,1 +1,7 @@
-//! placeholder
+//! What synvisor keeps on the machine's disk, and what it finds there.
+
+pub mod database;
+pub mod layout;
+pub mod secrets;
+pub mod toml;
+pub mod venv;

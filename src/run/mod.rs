@@ -1,1 +1,455 @@
-//! placeholder
+//! The supervisor process: whatever happens becomes one input of the core, whatever the core wants is carried out.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::control::Command;
+use crate::host::layout;
+use crate::supervise::Effect;
+use crate::supervise::Ending;
+use crate::supervise::Exit;
+use crate::supervise::Input;
+use crate::supervise::Life;
+use crate::supervise::Outcome;
+use crate::supervise::Policy;
+use crate::supervise::Spec;
+use crate::supervise::Supervisor;
+use crate::supervise::Ticket;
+use crate::supervise::Time;
+use crate::supervise::When;
+use crate::sys::clock;
+use crate::sys::fs;
+use crate::sys::notify::NotifySocket;
+use crate::sys::process;
+use crate::topology::Role;
+use crate::topology::Topology;
+use crate::topology::Unit;
+use crate::topology::UnitName;
+use crate::wire::Answer;
+use crate::wire::FromRouter;
+use crate::wire::ListenerSettings;
+use crate::wire::ToRouter;
+
+mod link;
+mod orders;
+mod output;
+mod probe;
+mod report;
+mod signals;
+mod spawn;
+mod start;
+
+pub use start::StartError;
+pub use start::supervise;
+
+use link::Link;
+use spawn::Surroundings;
+
+/// While the homeserver starts, systemd is told this often that it is still under way.
+const STARTING_NOTICE: Duration = Duration::from_secs(10);
+
+/// What the supervisor's tasks tell its loop.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Every check of readiness agreed.
+    Ready(Life),
+    /// It is not ready, and why.
+    Trouble(Life, String),
+    Router(Life, FromRouter),
+    RouterLost(Life),
+}
+
+/// How the supervisor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to stop.
+    Stopped,
+    /// A service that Synapse needs could not be reached.
+    Unreachable(String),
+}
+
+struct Driver {
+    core: Supervisor,
+    config: Arc<Config>,
+    /// The TOML file, for reload.
+    config_path: PathBuf,
+    topology: Topology,
+    around: Surroundings,
+    database_password: Option<String>,
+    redis_password: Option<String>,
+    notify: NotifySocket,
+    news: mpsc::UnboundedSender<News>,
+    /// Living children.
+    pids: BTreeMap<i32, Life>,
+    /// What asks after the readiness of each unit.
+    probes: BTreeMap<UnitName, JoinHandle<()>>,
+    troubles: BTreeMap<UnitName, String>,
+    notes: Vec<String>,
+    router: Option<Link>,
+    draining: BTreeSet<Life>,
+    replies: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    tickets: u64,
+    /// Whether main and router have both been READY.
+    started: bool,
+    stopping: bool,
+    finished: bool,
+    unreachable: Option<String>,
+}
+
+impl Driver {
+    /// Runs until everything is down.
+    async fn run(
+        mut self,
+        mut signals: signals::Signals,
+        mut news: mpsc::UnboundedReceiver<News>,
+        mut commands: mpsc::Receiver<Command>,
+    ) -> Ended {
+        let begun = clock::now();
+        let give_up = begun.after(self.config.supervisor.dependency_timeout);
+        self.input(Input::Desire(specs(&self.topology)));
+        let mut starting = tokio::time::interval(STARTING_NOTICE);
+        while !self.finished {
+            let deadline = self.core.poll_timeout();
+            let services_due = self.service_missing().then_some(give_up).filter(|_| !self.stopping);
+            tokio::select! {
+                readable = self.notify.readable() => {
+                    if readable.is_ok() { self.hear(); }
+                }
+                signal = signals.next() => match signal {
+                    signals::Received::Child => self.reap(),
+                    signals::Received::Stop => self.stop(),
+                    signals::Received::Reload => { let _ = self.reload(); }
+                },
+                Some(news) = news.recv() => self.learn(news),
+                Some(command) = commands.recv() => self.command(command),
+                () = until(deadline) => {
+                    self.core.handle_timeout(clock::now());
+                    self.obey();
+                }
+                () = until(services_due) => self.give_up(),
+                _ = starting.tick(), if !self.started => {
+                    let longer = STARTING_NOTICE * 3;
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(
+                        u32::try_from(longer.as_micros()).unwrap_or(u32::MAX),
+                    )]);
+                }
+            }
+        }
+        self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
+    }
+
+    fn input(&mut self, input: Input) {
+        self.core.handle(input, clock::now());
+        self.obey();
+    }
+
+    /// Messages of children, attributed by the kernel's word for who sent them.
+    fn hear(&mut self) {
+        for notice in self.notify.drain() {
+            let Some(life) = self.pids.get(&notice.pid).cloned().filter(|_| notice.ready) else { continue };
+            let Some(unit) = self.topology.unit(&life.unit) else { continue };
+            if let (true, Some(socket)) = (unit.role.is_synapse(), unit.private_socket.clone()) {
+                let redis = self.topology.unit(&UnitName::redis()).is_some();
+                let task = tokio::spawn(probe::synapse(life.clone(), socket, redis, self.news.clone()));
+                self.watch(&life, task);
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        // What a process said before it ended is heard before its end.
+        self.hear();
+        while let Some((pid, exit)) = process::reap() {
+            let Some(life) = self.pids.remove(&pid) else { continue };
+            self.unwatch(&life);
+            self.draining.remove(&life);
+            if life.unit == UnitName::router() {
+                self.router = None;
+                self.nothing_in_flight();
+            }
+            let unasked = self.core.status().into_iter().any(|unit| {
+                unit.name == life.unit && matches!(unit.state, "starting" | "ready") && !self.stopping
+            });
+            let detail = if unasked { self.last_words(&life.unit, exit) } else { None };
+            if unasked {
+                let words = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+                tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
+            }
+            self.input(Input::Exited { life, exit, detail });
+        }
+    }
+
+    /// What a failed process wrote last, which mostly says why.
+    fn last_words(&self, unit: &UnitName, exit: Exit) -> Option<String> {
+        if let Exit::Signal(_) = exit {
+            return None;
+        }
+        let text = fs::tail(&self.around.layout.log(unit), 4_096).ok()?;
+        let said = |line: &&str| line.chars().any(char::is_alphanumeric);
+        let last = text.lines().rev().map(str::trim).find(said)?;
+        Some(last.chars().take(300).collect())
+    }
+
+    fn learn(&mut self, news: News) {
+        match news {
+            News::Ready(life) => {
+                self.troubles.remove(&life.unit);
+                self.unwatch(&life);
+                tracing::info!("{} is ready", life.unit);
+                self.input(Input::Ready(life));
+            }
+            News::Trouble(life, text) => {
+                let embedded_start = self.pids.values().any(|other| *other == life);
+                if !embedded_start {
+                    tracing::warn!("{text}");
+                }
+                self.troubles.insert(life.unit, text);
+            }
+            News::Router(life, FromRouter::Accepting) => {
+                if self.core.ready(&life.unit).as_ref() != Some(&life) {
+                    tracing::info!("{} is ready", life.unit);
+                }
+                self.input(Input::Ready(life));
+            }
+            News::Router(_, FromRouter::Drained { unit, incarnation }) => {
+                let life = Life { unit, incarnation };
+                self.draining.remove(&life);
+                self.input(Input::Drained(life));
+            }
+            News::RouterLost(life) => {
+                if self.pids.values().any(|living| *living == life) && !self.stopping {
+                    // It keeps its table meanwhile.
+                    self.connect_router(life);
+                } else {
+                    self.nothing_in_flight();
+                }
+            }
+        }
+        self.announce();
+    }
+
+    /// Without a router there is nothing to wait for.
+    fn nothing_in_flight(&mut self) {
+        for life in std::mem::take(&mut self.draining) {
+            self.input(Input::Drained(life));
+        }
+    }
+
+    /// Tells systemd once that the homeserver serves: a failed worker does not fail the start.
+    fn announce(&mut self) {
+        let ready = |name: UnitName| self.core.ready(&name).is_some();
+        if !self.started && ready(UnitName::main()) && ready(UnitName::router()) {
+            self.started = true;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+            let addresses: Vec<String> =
+                self.config.listen.iter().map(|listen| listen.address.to_string()).collect();
+            tracing::info!("{} serves on {}", self.config.server_name, addresses.join(", "));
+        }
+    }
+
+    fn stop(&mut self) {
+        if self.stopping {
+            return;
+        }
+        tracing::info!("stopping");
+        self.stopping = true;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.input(Input::Shutdown);
+    }
+
+    /// Whether a service that is not ours has never been reached.
+    fn service_missing(&self) -> bool {
+        self.missing_service().is_some()
+    }
+
+    fn missing_service(&self) -> Option<&Unit> {
+        let external = |unit: &&Unit| {
+            matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
+        };
+        self.topology.units.iter().filter(external).find(|unit| self.core.ready(&unit.name).is_none())
+    }
+
+    fn give_up(&mut self) {
+        let Some(name) = self.missing_service().map(|unit| unit.name.clone()) else { return };
+        let trouble = self.troubles.get(&name).cloned().unwrap_or_else(|| format!("{name} does not answer"));
+        self.unreachable = Some(trouble);
+        self.stop();
+    }
+
+    fn obey(&mut self) {
+        while let Some(effect) = self.core.poll_effect() {
+            match effect {
+                Effect::Start(life) => self.start(life),
+                Effect::Signal(life, ending) => self.signal(&life, ending),
+                Effect::Admit(Life { unit, incarnation }) => self.tell(ToRouter::Up { unit, incarnation }),
+                Effect::Withdraw(unit) => self.tell(ToRouter::Down { unit }),
+                Effect::Drain(life) => self.drain(life),
+                Effect::Reply(ticket, outcome) => self.reply(ticket, outcome),
+                Effect::Forget(unit) => self.forget(&unit),
+                Effect::Finished => self.finished = true,
+            }
+        }
+    }
+
+    fn start(&mut self, life: Life) {
+        let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
+        match spawn::start(&unit, &self.config, &self.around) {
+            Ok(pid) => {
+                if let Some(pid) = pid {
+                    self.pids.insert(pid, life.clone());
+                }
+                tracing::info!("{} starts", life.unit);
+                self.await_ready(&unit, life);
+            }
+            Err(error) => {
+                tracing::warn!("{} cannot be started: {error}", life.unit);
+                self.input(Input::StartFailed(life, error.to_string()));
+            }
+        }
+    }
+
+    /// Synapse says when to ask; the others are asked from the start.
+    fn await_ready(&mut self, unit: &Unit, life: Life) {
+        let (service, password) = match unit.role {
+            Role::Main | Role::Worker(_) => return,
+            Role::Router => return self.connect_router(life),
+            Role::Postgres { .. } => (probe::Service::Postgres, self.database_password.clone()),
+            Role::Redis { .. } => (probe::Service::Redis, self.redis_password.clone()),
+        };
+        let probe = probe::service(life.clone(), service, Arc::clone(&self.config), password, self.news.clone());
+        let task = tokio::spawn(probe);
+        self.watch(&life, task);
+    }
+
+    fn watch(&mut self, life: &Life, task: JoinHandle<()>) {
+        if let Some(old) = self.probes.insert(life.unit.clone(), task) {
+            old.abort();
+        }
+    }
+
+    fn unwatch(&mut self, life: &Life) {
+        if let Some(task) = self.probes.remove(&life.unit) {
+            task.abort();
+        }
+    }
+
+    fn connect_router(&mut self, life: Life) {
+        let mut first = vec![self.table()];
+        let ready = self.topology.synapse().filter_map(|unit| self.core.ready(&unit.name));
+        first.extend(ready.map(|Life { unit, incarnation }| ToRouter::Up { unit, incarnation }));
+        let socket = self.around.layout.router_socket();
+        self.router = Some(Link::new(life, socket, first, self.news.clone()));
+    }
+
+    fn table(&self) -> ToRouter {
+        let listeners = self.config.listen.iter().map(|listen| ListenerSettings { admin: listen.admin });
+        ToRouter::Table { topology: self.topology.clone(), listeners: listeners.collect() }
+    }
+
+    fn tell(&self, message: ToRouter) {
+        if let Some(router) = &self.router {
+            router.tell(message);
+        }
+    }
+
+    fn drain(&mut self, life: Life) {
+        let Life { unit, incarnation } = life.clone();
+        match &self.router {
+            Some(router) => {
+                router.tell(ToRouter::Drain { unit, incarnation });
+                self.draining.insert(life);
+            }
+            None => self.input(Input::Drained(life)),
+        }
+    }
+
+    fn signal(&mut self, life: &Life, ending: Ending) {
+        let pid = self.pids.iter().find(|(_, living)| *living == life).map(|(pid, _)| *pid);
+        let role = self.topology.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
+        match pid {
+            Some(pid) => {
+                if ending == Ending::Kill {
+                    tracing::warn!("{} did not stop in time and is killed", life.unit);
+                }
+                // One that is gone already will be reaped.
+                let _ = process::signal(pid, spawn::signal(role, ending));
+            }
+            // A service of somebody else's ends for us when we look away.
+            None => {
+                self.unwatch(life);
+                self.input(Input::Exited { life: life.clone(), exit: Exit::Code(0), detail: None });
+            }
+        }
+    }
+
+    fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
+        let answer = match outcome {
+            Outcome::Done => Answer { ok: true, message: "done".to_owned() },
+            Outcome::Failed(message) => Answer { ok: false, message },
+        };
+        if let Some(reply) = self.replies.remove(&ticket) {
+            // Who asked may have left.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Drops what a unit that is no longer configured has left; its log stays.
+    fn forget(&mut self, unit: &UnitName) {
+        let layout = &self.around.layout;
+        let run = |dir: &str| layout.run.join(dir).join(format!("{unit}.sock"));
+        let config = layout.config_file(unit);
+        let log_config = config.with_extension("log.yaml");
+        let removed = [fs::remove(&config), fs::remove(&log_config)]
+            .into_iter()
+            .chain([run("client"), run("private")].map(|socket| layout::remove_socket(&socket)));
+        for error in removed.filter_map(Result::err) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
+async fn until(time: Option<Time>) {
+    match time {
+        Some(time) => tokio::time::sleep(Duration::from_millis(time.since(clock::now()))).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the core must know of each unit.
+fn specs(topology: &Topology) -> Vec<Spec> {
+    let services: Vec<(UnitName, When)> = topology
+        .units
+        .iter()
+        .filter(|unit| matches!(unit.role, Role::Postgres { .. } | Role::Redis { .. }))
+        .map(|unit| (unit.name.clone(), When::ReadyNow))
+        .collect();
+    let spec = |unit: &Unit| {
+        let (needs, stage) = match unit.role {
+            Role::Postgres { .. } | Role::Redis { .. } => (Vec::new(), 0),
+            Role::Main => (services.clone(), 1),
+            Role::Worker(_) => {
+                let mut needs = services.clone();
+                needs.push((UnitName::main(), When::ReadyOnce));
+                (needs, 2)
+            }
+            Role::Router => (Vec::new(), 3),
+        };
+        Spec { name: unit.name.clone(), needs, stage, routed: unit.client_socket.is_some() }
+    };
+    topology.units.iter().map(spec).collect()
+}
+
+fn policy(config: &Config) -> Policy {
+    Policy {
+        drain_timeout: config.supervisor.drain_timeout,
+        stop_timeout: config.supervisor.stop_timeout,
+    }
+}

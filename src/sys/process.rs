@@ -32,6 +32,8 @@ use super::users::User;
 pub struct Command<'a> {
     /// Absolute path of the program, then its arguments.
     pub argv: Vec<String>,
+    /// What the process calls itself, if not by its program's path.
+    pub name: Option<&'a str>,
     /// The whole environment; nothing is inherited.
     pub environment: Vec<(String, String)>,
     pub directory: &'a Path,
@@ -92,7 +94,8 @@ const STEPS: [&str; 6] =
     ["arrange descriptors", "forbid core dumps", "change user", "change directory", "drop capabilities", "exec"];
 
 struct Prepared {
-    argv: Vec<CString>,
+    program: CString,
+    _argv: Vec<CString>,
     argv_pointers: Vec<*const libc::c_char>,
     environment_pointers: Vec<*const libc::c_char>,
     _environment: Vec<CString>,
@@ -107,9 +110,11 @@ struct Prepared {
 impl Prepared {
     fn of(command: &Command<'_>) -> io::Result<Self> {
         let text = |text: String| CString::new(text).map_err(io::Error::other);
-        let argv = command.argv.iter().cloned().map(text).collect::<io::Result<Vec<_>>>()?;
-        if argv.is_empty() {
-            return Err(io::Error::other("no program to run"));
+        let mut argv = command.argv.iter().cloned().map(text).collect::<io::Result<Vec<_>>>()?;
+        let Some(first) = argv.first_mut() else { return Err(io::Error::other("no program to run")) };
+        let program = first.clone();
+        if let Some(name) = command.name {
+            *first = CString::new(name)?;
         }
         let pairs = command.environment.iter().map(|(name, value)| format!("{name}={value}"));
         let environment = pairs.map(text).collect::<io::Result<Vec<_>>>()?;
@@ -119,7 +124,8 @@ impl Prepared {
         Ok(Self {
             argv_pointers: pointers(&argv),
             environment_pointers: pointers(&environment),
-            argv,
+            program,
+            _argv: argv,
             _environment: environment,
             directory: CString::new(command.directory.as_os_str().as_encoded_bytes())?,
             null: File::open("/dev/null")?,
@@ -169,7 +175,7 @@ impl Prepared {
             }
             libc::umask(self.umask);
             libc::execve(
-                self.argv[0].as_ptr(),
+                self.program.as_ptr(),
                 self.argv_pointers.as_ptr(),
                 self.environment_pointers.as_ptr(),
             );
@@ -213,6 +219,24 @@ impl Prepared {
 
 /// More listeners than this in one process are refused rather than allocated for after fork.
 const MOST_DESCRIPTORS: usize = 256;
+
+/// Takes over the descriptors 3, 4, … that the supervisor passed to this process; to be called once, at its start.
+///
+/// # Errors
+/// When one of them is not open.
+pub fn inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
+    let numbers = (3..).take(count);
+    numbers
+        .map(|number: RawFd| {
+            // SAFETY: only asks about the number; a number that is not open gives an error.
+            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // SAFETY: it is open, and nothing of this young process has opened descriptors of its own there.
+            Ok(unsafe { OwnedFd::from_raw_fd(number) })
+        })
+        .collect()
+}
 
 /// Makes this process the parent of orphaned descendants, so that it learns of their end.
 pub fn become_subreaper() -> io::Result<()> {
@@ -259,6 +283,7 @@ mod tests {
         let output = super::super::fs::append(&path, None).unwrap();
         let pid = spawn(&Command {
             argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
+            name: None,
             environment: vec![("GREETING".to_owned(), "hello".to_owned())],
             directory: dir.path(),
             output: &output,
@@ -310,6 +335,7 @@ mod tests {
         let output = File::open("/dev/null").unwrap();
         let error = spawn(&Command {
             argv: vec!["/nowhere/python".to_owned()],
+            name: None,
             environment: vec![],
             directory: Path::new("/"),
             output: &output,

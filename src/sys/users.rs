@@ -37,15 +37,27 @@ pub fn group(name: &str) -> Option<u32> {
     })
 }
 
+/// Whether the user of this number is listed as a member of a group in /etc/group.
+pub fn is_member(uid: u32, group: &str) -> bool {
+    let (Some(name), Ok(text)) = (name_of(uid), fs::read(Path::new("/etc/group"))) else { return false };
+    text.lines().map(|line| line.split(':').collect::<Vec<_>>()).any(|fields| match fields[..] {
+        [held, _, _, members] => held == group && members.split(',').any(|member| member == name),
+        _ => false,
+    })
+}
+
 /// The name of the user that this process runs as, or its number.
 pub fn own_name() -> String {
     let uid = nix::unistd::geteuid().as_raw();
-    let passwd = fs::read(Path::new("/etc/passwd")).unwrap_or_default();
-    let name = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+    name_of(uid).unwrap_or_else(|| uid.to_string())
+}
+
+fn name_of(uid: u32) -> Option<String> {
+    let passwd = fs::read(Path::new("/etc/passwd")).ok()?;
+    passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
         [name, _, held, ..] if held.parse() == Ok(uid) => Some(name.to_owned()),
         _ => None,
-    });
-    name.unwrap_or_else(|| uid.to_string())
+    })
 }
 
 fn parse_passwd(text: &str, name: &str) -> Option<User> {

@@ -88,10 +88,12 @@ impl Topology {
     /// Derives the units of a configuration; the same configuration always gives the same names and sockets.
     pub fn of(config: &Config) -> Self {
         let run = &config.supervisor.run_dir;
-        let mut units = vec![
-            service(UnitName::postgres(), Role::Postgres { embedded: config.database.is_embedded() }),
-            service(UnitName::redis(), Role::Redis { embedded: config.redis.is_embedded() }),
-        ];
+        let postgres = Role::Postgres { embedded: config.database.is_embedded() };
+        let mut units = vec![service(UnitName::postgres(), postgres)];
+        // Main alone has nobody to talk to over Redis.
+        if config.redis.is_embedded() || !config.workers.0.is_empty() {
+            units.push(service(UnitName::redis(), Role::Redis { embedded: config.redis.is_embedded() }));
+        }
         let media_workers = config.workers.count(WorkerKind::MediaRepository) > 0;
         let mut main = vec![Resource::Client, Resource::Federation];
         if !media_workers {

@@ -1,0 +1,177 @@
+//! The verbs that talk to a daemon or need none.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use http_body_util::BodyExt;
+use hyper::Method;
+
+use crate::config::Config;
+use crate::control::client;
+use crate::control::client::ControlError;
+use crate::host::layout::Layout;
+use crate::host::toml;
+use crate::topology::UnitName;
+use crate::wire::Answer;
+use crate::wire::OrderRequest;
+use crate::wire::StatusReport;
+
+use super::Exit;
+use super::output;
+
+pub(super) fn status(config: &Path, json: bool) -> Exit {
+    let report = match ask::<StatusReport>(config, Method::GET, "/v1/status", &()) {
+        Ok(report) => report,
+        Err(exit) => return exit,
+    };
+    if json {
+        match serde_json::to_string_pretty(&report) {
+            Ok(text) => output::line(text),
+            Err(error) => return fail(&error.to_string()),
+        }
+    } else {
+        output::raw(output::status(&report).as_bytes());
+    }
+    Exit::Done
+}
+
+pub(super) fn order(config: &Path, verb: &str, request: OrderRequest) -> Exit {
+    tell(config, &format!("/v1/{verb}"), &request)
+}
+
+pub(super) fn reload(config: &Path) -> Exit {
+    tell(config, "/v1/reload", &())
+}
+
+pub(super) fn logs(config: &Path, unit: &UnitName, lines: usize, follow: bool) -> Exit {
+    let path = format!("/v1/logs/{unit}?lines={lines}&follow={}", u8::from(follow));
+    with_daemon(config, async |socket| {
+        let mut body = client::send(&socket, Method::GET, &path, &()).await?.into_body();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ControlError::Broken(error.to_string()))?;
+            if let Ok(piece) = frame.into_data()
+                && !output::raw(&piece)
+            {
+                break;
+            }
+        }
+        Ok(())
+    })
+    .map_or_else(|exit| exit, |()| Exit::Done)
+}
+
+pub(super) fn check(config: &Path) -> Exit {
+    match toml::load(config) {
+        Ok(loaded) => {
+            let name = config.display();
+            output::line(format!("{name}: no mistakes found, {} units", crate::topology::Topology::of(&loaded.config).units.len()));
+            warn(&loaded.warnings);
+            Exit::Done
+        }
+        Err(problems) => bad_config(&problems),
+    }
+}
+
+pub(super) fn version(config: &Path) -> Exit {
+    output::line(format!("synvisor {}", env!("CARGO_PKG_VERSION")));
+    if let Ok(loaded) = toml::load(config) {
+        let socket = Layout::of(&loaded.config).control_socket();
+        if let Ok(Ok(version)) = block_on(client::ask::<String>(&socket, Method::GET, "/v1/version", &())) {
+            output::line(format!("daemon {version}"));
+        }
+    }
+    Exit::Done
+}
+
+pub(super) fn route(config: &Path, method: &str, path: &str) -> Exit {
+    match load(config) {
+        Ok(config) => {
+            let table = crate::route::RouteTable::of(&crate::topology::Topology::of(&config));
+            output::line(table.explain(method, path));
+            Exit::Done
+        }
+        Err(exit) => exit,
+    }
+}
+
+/// Loads the configuration; its warnings and problems are printed.
+pub(super) fn load(path: &Path) -> Result<Config, Exit> {
+    match toml::load(path) {
+        Ok(loaded) => {
+            warn(&loaded.warnings);
+            Ok(loaded.config)
+        }
+        Err(problems) => Err(bad_config(&problems)),
+    }
+}
+
+fn warn(warnings: &str) {
+    if !warnings.is_empty() {
+        output::problem(warnings.trim_end());
+    }
+}
+
+fn bad_config(problems: &toml::Unusable) -> Exit {
+    output::problem(problems.to_string().trim_end());
+    if problems.permission { Exit::NotPermitted } else { Exit::Config }
+}
+
+fn tell(config: &Path, path: &str, body: &impl serde::Serialize) -> Exit {
+    match ask::<Answer>(config, Method::POST, path, body) {
+        Ok(answer) => {
+            output::line(answer.message);
+            Exit::Done
+        }
+        Err(exit) => exit,
+    }
+}
+
+fn ask<T: serde::de::DeserializeOwned>(
+    config: &Path,
+    method: Method,
+    path: &str,
+    body: &impl serde::Serialize,
+) -> Result<T, Exit> {
+    with_daemon(config, async |socket| client::ask(&socket, method, path, body).await)
+}
+
+/// Runs a conversation with the daemon of a configuration.
+fn with_daemon<T>(config: &Path, talk: impl AsyncFnOnce(PathBuf) -> Result<T, ControlError>) -> Result<T, Exit> {
+    let socket = Layout::of(&load(config)?).control_socket();
+    let shown = socket.display().to_string();
+    match block_on(talk(socket)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(explain(error, &shown)),
+        Err(error) => Err(fail(&error.to_string())),
+    }
+}
+
+fn explain(error: ControlError, socket: &str) -> Exit {
+    match error {
+        ControlError::NotRunning => {
+            output::problem(format!(
+                "synvisor is not running: nobody answers on {socket}\n  \
+                 start it with: systemctl start synvisor, or synvisor supervise --config FILE"
+            ));
+            Exit::NotRunning
+        }
+        ControlError::NotPermitted(why) => {
+            output::problem(format!(
+                "{socket} does not let you in: {why}\n  use root, synvisor's own user, or a member of the group synvisor"
+            ));
+            Exit::NotPermitted
+        }
+        ControlError::Refused(why) => fail(&why),
+        ControlError::Broken(why) => fail(&format!("the conversation with the daemon broke off: {why}")),
+    }
+}
+
+fn fail(why: &str) -> Exit {
+    output::problem(why);
+    Exit::Failed
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(future))
+}

@@ -1,0 +1,70 @@
+//! The long-running processes.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::router;
+use crate::run;
+use crate::run::Ended;
+use crate::run::StartError;
+use crate::sys::process;
+
+use super::Exit;
+use super::commands;
+use super::output;
+
+pub(super) fn supervise(path: PathBuf) -> Exit {
+    let config = match commands::load(&path) {
+        Ok(config) => config,
+        Err(exit) => return exit,
+    };
+    match run::supervise(config, path) {
+        Ok(Ended::Stopped) => Exit::Done,
+        Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
+        Err(StartError::Config(why)) => say(&why, Exit::Config),
+        Err(StartError::Busy(why)) => say(&why, Exit::Busy),
+        Err(StartError::Failed(why)) => say(&why, Exit::Failed),
+    }
+}
+
+fn say(why: &str, exit: Exit) -> Exit {
+    output::problem(format!("synvisor: {why}"));
+    exit
+}
+
+/// How `supervise` starts the router: descriptors 3, 4, … are its listeners, the next one is for the supervisor.
+#[derive(Debug, clap::Args)]
+pub(super) struct RouterArguments {
+    #[arg(long)]
+    listeners: usize,
+    #[arg(long)]
+    supervisor_uid: u32,
+    #[arg(long)]
+    drain_timeout_ms: u64,
+}
+
+pub(super) fn router(arguments: RouterArguments) -> Exit {
+    let mut inherited = match process::inherited(arguments.listeners + 1) {
+        Ok(inherited) => inherited,
+        Err(error) => return say(&format!("the router is started by `synvisor supervise` only: {error}"), Exit::Usage),
+    };
+    let Some(control) = inherited.pop() else { return Exit::Usage };
+    let listeners = inherited.into_iter().map(|listener: OwnedFd| TcpListener::from(listener)).collect();
+    let setup = router::RouterSetup {
+        listeners,
+        control: UnixListener::from(control),
+        allowed_uids: vec![0, arguments.supervisor_uid],
+        drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return say(&error.to_string(), Exit::Failed),
+    };
+    match runtime.block_on(router::run(setup)) {
+        Ok(()) => Exit::Done,
+        Err(error) => say(&format!("the router failed: {error}"), Exit::Failed),
+    }
+}

@@ -1,0 +1,115 @@
+//! Printing: the only place that writes to standard output and error.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the command line prints")]
+
+use std::fmt::Display;
+use std::io;
+use std::io::Write;
+
+use crate::wire::OverallState;
+use crate::wire::StatusReport;
+use crate::wire::UnitReport;
+
+/// A result, on standard output.
+pub(super) fn line(text: impl Display) {
+    println!("{text}");
+}
+
+/// A problem, on standard error.
+pub(super) fn problem(text: impl Display) {
+    eprintln!("{text}");
+}
+
+/// Bytes as they are; false when nobody reads them any more.
+pub(super) fn raw(bytes: &[u8]) -> bool {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+}
+
+/// The table of `status`.
+pub(super) fn status(report: &StatusReport) -> String {
+    let state = match report.state {
+        OverallState::Starting => "starting",
+        OverallState::Ready => "ready",
+        OverallState::Degraded => "degraded: some units are not ready",
+        OverallState::Stopping => "stopping",
+    };
+    let mut text = format!(
+        "synvisor {} (pid {}), {state}, listening on {}\n",
+        report.version,
+        report.pid,
+        report.listen.join(", ")
+    );
+    for note in &report.notes {
+        text.push_str(&format!("note: {note}\n"));
+    }
+    text.push('\n');
+    let longest = |cell: fn(&UnitReport) -> &str| report.units.iter().map(|unit| cell(unit).len()).max().unwrap_or(0);
+    let (name, role) = (longest(|unit| unit.name.as_str()).max(4), longest(|unit| &unit.role).max(4));
+    text.push_str(&format!("{:name$}  {:role$}  {:9}  {:>7}  {:>8}  {:>8}\n", "UNIT", "ROLE", "STATE", "PID", "SINCE", "RESTARTS"));
+    for unit in &report.units {
+        let pid = unit.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        text.push_str(&format!(
+            "{:name$}  {:role$}  {:9}  {pid:>7}  {:>8}  {:>8}",
+            unit.name,
+            unit.role,
+            unit.state,
+            span(unit.since_ms),
+            unit.restarts
+        ));
+        if let Some(reason) = &unit.reason {
+            let first = reason.lines().next().unwrap_or_default();
+            text.push_str(&format!("  {first}"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Milliseconds as a person says them.
+fn span(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::UnitName;
+    use crate::wire::Incarnation;
+
+    #[test]
+    fn status_is_a_table_that_says_why() {
+        let unit = |name: &str, state: &str, pid, reason: Option<&str>| UnitReport {
+            name: UnitName::new(name),
+            role: name.to_owned(),
+            state: state.to_owned(),
+            pid,
+            incarnation: Incarnation(1),
+            restarts: 0,
+            since_ms: 61_000,
+            reason: reason.map(str::to_owned),
+        };
+        let report = StatusReport {
+            version: "1".to_owned(),
+            pid: 7,
+            state: OverallState::Degraded,
+            listen: vec!["127.0.0.1:8008".to_owned()],
+            notes: vec!["a note".to_owned()],
+            units: vec![unit("main", "ready", Some(12), None), unit("generic-1", "backoff", None, Some("exit status 1"))],
+        };
+        let expected = "\
+synvisor 1 (pid 7), degraded: some units are not ready, listening on 127.0.0.1:8008
+note: a note
+
+UNIT       ROLE       STATE          PID     SINCE  RESTARTS
+main       main       ready           12     1 min         0
+generic-1  generic-1  backoff          -     1 min         0  exit status 1
+";
+        assert_eq!(status(&report), expected);
+    }
+}

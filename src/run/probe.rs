@@ -1,0 +1,137 @@
+//! Is it ready? Asked until yes, by one task for each process.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::host::database;
+use crate::supervise::Life;
+
+use super::News;
+
+/// Between two attempts; a process is seldom far from ready when it is asked.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Between two attempts at a service that is not there.
+const LONG_PAUSE: Duration = Duration::from_millis(500);
+/// One answer of a process that is well takes milliseconds.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Asks a Synapse process that has said READY whether it answers `/health` and is connected to Redis.
+///
+/// READY comes without a connection to Redis, and without one a worker serves stale caches
+/// (`synapse/app/_base.py`, `start`; `synapse/replication/tcp/handler.py`).
+pub(super) async fn synapse(life: Life, socket: std::path::PathBuf, redis: bool, news: mpsc::UnboundedSender<News>) {
+    loop {
+        match tokio::time::timeout(ATTEMPT, is_ready(&socket, redis)).await {
+            Ok(Ok(true)) => {
+                let _ = news.send(News::Ready(life));
+                return;
+            }
+            Ok(Ok(false)) => tokio::time::sleep(PAUSE).await,
+            Ok(Err(_)) | Err(_) => tokio::time::sleep(LONG_PAUSE).await,
+        }
+    }
+}
+
+async fn is_ready(socket: &Path, redis: bool) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+    let (status, _) = get(socket, "/health").await?;
+    if status != StatusCode::OK {
+        return Ok(false);
+    }
+    if !redis {
+        return Ok(true);
+    }
+    let (_, metrics) = get(socket, "/_synapse/metrics").await?;
+    Ok(connections(&String::from_utf8_lossy(&metrics)) >= 1.0)
+}
+
+/// Synapse's count of its replication connections, which with Redis is its connection to Redis.
+fn connections(metrics: &str) -> f64 {
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix("synapse_replication_tcp_resource_total_connections"));
+    lines.filter_map(|rest| rest.split_whitespace().last()?.parse::<f64>().ok()).sum()
+}
+
+async fn get(
+    socket: &Path,
+    path: &str,
+) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TokioIo::new(UnixStream::connect(socket).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+    let driver = tokio::spawn(connection);
+    let request = Request::get(path)
+        .header("Host", "localhost")
+        .header("X-Forwarded-For", "127.0.0.1")
+        .body(Empty::<Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status();
+    let body = response.into_body().collect().await?.to_bytes();
+    drop(sender);
+    driver.abort();
+    Ok((status, body))
+}
+
+/// Which service to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Service {
+    Postgres,
+    Redis,
+}
+
+/// Asks a service until it answers; tells what is wrong whenever that changes.
+pub(super) async fn service(
+    life: Life,
+    which: Service,
+    config: Arc<Config>,
+    password: Option<String>,
+    news: mpsc::UnboundedSender<News>,
+) {
+    let mut trouble = None;
+    loop {
+        let answer = match which {
+            Service::Postgres => database::reach_postgres(&config, password.as_deref()).await,
+            Service::Redis => database::reach_redis(&config, password.as_deref()).await,
+        };
+        match answer {
+            Ok(()) => {
+                let _ = news.send(News::Ready(life));
+                return;
+            }
+            Err(text) if trouble.as_ref() != Some(&text) => {
+                trouble = Some(text.clone());
+                let _ = news.send(News::Trouble(life.clone(), text));
+            }
+            Err(_) => {}
+        }
+        // The embedded ones are up within a second.
+        let embedded = match which {
+            Service::Postgres => config.database.is_embedded(),
+            Service::Redis => config.redis.is_embedded(),
+        };
+        tokio::time::sleep(if embedded { PAUSE } else { LONG_PAUSE }).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_summed_over_labels() {
+        let text = "# HELP synapse_replication_tcp_resource_total_connections x\n\
+                    synapse_replication_tcp_resource_total_connections{server_name=\"a\"} 1.0\n\
+                    synapse_replication_tcp_resource_other 5.0\n";
+        assert_eq!(connections(text), 1.0);
+        assert_eq!(connections("synapse_replication_tcp_resource_total_connections 0.0\n"), 0.0);
+        assert_eq!(connections(""), 0.0);
+    }
+}

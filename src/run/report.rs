@@ -1,0 +1,82 @@
+//! What `status` says.
+
+use std::collections::BTreeMap;
+
+use crate::config::Config;
+use crate::supervise::Life;
+use crate::supervise::Time;
+use crate::supervise::UnitStatus;
+use crate::topology::Role;
+use crate::topology::Topology;
+use crate::topology::UnitName;
+use crate::wire::OverallState;
+use crate::wire::StatusReport;
+use crate::wire::UnitReport;
+
+/// What the driver knows beside the core.
+pub(super) struct Facts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) topology: &'a Topology,
+    pub(super) pids: &'a BTreeMap<i32, Life>,
+    /// Why a unit is not ready yet.
+    pub(super) troubles: &'a BTreeMap<UnitName, String>,
+    pub(super) notes: &'a [String],
+    pub(super) started: bool,
+    pub(super) stopping: bool,
+    pub(super) now: Time,
+}
+
+pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport {
+    let all_ready = units.iter().all(|unit| unit.state == "ready" || (unit.state == "down" && unit.reason.is_none()));
+    let state = match (facts.stopping, facts.started, all_ready) {
+        (true, _, _) => OverallState::Stopping,
+        (false, false, _) => OverallState::Starting,
+        (false, true, true) => OverallState::Ready,
+        (false, true, false) => OverallState::Degraded,
+    };
+    let known = units.into_iter().map(|unit| (unit.name.clone(), unit)).collect::<BTreeMap<_, _>>();
+    // In the order of the topology; what is on its way out comes last.
+    let ordered = facts.topology.units.iter().filter_map(|unit| known.get(&unit.name));
+    let leaving = known.values().filter(|unit| facts.topology.unit(&unit.name).is_none());
+    StatusReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        state,
+        listen: facts.config.listen.iter().map(|listen| listen.address.to_string()).collect(),
+        notes: facts.notes.to_vec(),
+        units: ordered.chain(leaving).map(|unit| unit_report(unit, facts)).collect(),
+    }
+}
+
+fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
+    let pid = facts.pids.iter().find(|(_, life)| life.unit == unit.name).map(|(pid, _)| *pid);
+    let seconds = |until: Time| until.since(facts.now).div_ceil(1_000);
+    let reason = match (unit.state, facts.troubles.get(&unit.name), &unit.reason, unit.retry_at) {
+        ("starting", Some(trouble), _, _) => Some(trouble.clone()),
+        (_, _, Some(reason), Some(at)) => Some(format!("{reason}; next try in {} s", seconds(at))),
+        (_, _, Some(reason), None) => Some(reason.clone()),
+        (_, _, None, _) => None,
+    };
+    let waits: Vec<&str> = unit.waits_for.iter().map(UnitName::as_str).collect();
+    let reason = if waits.is_empty() { reason } else { Some(format!("waits for {}", waits.join(", "))) };
+    UnitReport {
+        role: facts.topology.unit(&unit.name).map_or_else(|| "removed".to_owned(), |unit| role(unit.role)),
+        name: unit.name.clone(),
+        state: unit.state.to_owned(),
+        pid,
+        incarnation: unit.incarnation,
+        restarts: unit.restarts,
+        since_ms: facts.now.since(unit.since),
+        reason,
+    }
+}
+
+fn role(role: Role) -> String {
+    match role {
+        Role::Postgres { embedded: true } | Role::Redis { embedded: true } => "embedded".to_owned(),
+        Role::Postgres { embedded: false } | Role::Redis { embedded: false } => "external".to_owned(),
+        Role::Main => "main".to_owned(),
+        Role::Worker(kind) => kind.key().to_owned(),
+        Role::Router => "router".to_owned(),
+    }
+}

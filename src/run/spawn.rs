@@ -1,0 +1,149 @@
+//! From a unit to the process that it is.
+
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+
+use nix::sys::signal::Signal;
+
+use crate::config::Config;
+use crate::host::layout;
+use crate::host::layout::Layout;
+use crate::host::layout::Users;
+use crate::host::venv;
+use crate::host::venv::Venv;
+use crate::supervise::Ending;
+use crate::sys::fs;
+use crate::sys::process;
+use crate::sys::process::Command;
+use crate::sys::users::User;
+use crate::topology;
+use crate::topology::Role;
+use crate::topology::Unit;
+
+/// The image that we run, whatever lies at its path by now: supervisor and router always speak the same protocol.
+const OWN_IMAGE: &str = "/proc/self/exe";
+
+/// What every start needs.
+#[derive(Debug)]
+pub(super) struct Surroundings {
+    pub(super) layout: Layout,
+    pub(super) users: Users,
+    pub(super) venv: Venv,
+    /// The router's sockets; they stay ours, so that its clients wait while it is away.
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) router_control: UnixListener,
+}
+
+struct Program<'a> {
+    argv: Vec<String>,
+    name: Option<&'a str>,
+    user: Option<&'a User>,
+    descriptors: Vec<BorrowedFd<'a>>,
+}
+
+/// Starts the process of a unit; none for a service that is not ours.
+pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::Result<Option<i32>> {
+    let layout = &around.layout;
+    let Some(program) = program(unit, config, around) else { return Ok(None) };
+    for socket in [&unit.client_socket, &unit.private_socket].into_iter().flatten() {
+        layout::remove_socket(socket).map_err(io::Error::other)?;
+    }
+    let output = fs::append(&layout.log(&unit.name), around.users.synapse.as_ref()).map_err(io::Error::other)?;
+    spawn(program, layout, &output).map(Some)
+}
+
+fn spawn(program: Program<'_>, layout: &Layout, output: &File) -> io::Result<i32> {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let environment = [
+        ("HOME", text(layout.state.clone())),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("NOTIFY_SOCKET", text(layout.notify_socket())),
+        ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        ("PYTHONUNBUFFERED", "1".to_owned()),
+        ("TMPDIR", text(layout.temporary())),
+    ];
+    process::spawn(&Command {
+        argv: program.argv,
+        name: program.name,
+        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        directory: if program.name.is_some() { std::path::Path::new("/") } else { &layout.state },
+        output,
+        descriptors: program.descriptors,
+        user: program.user,
+        umask: 0o027,
+    })
+}
+
+fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option<Program<'a>> {
+    let layout = &around.layout;
+    let synapse = around.users.synapse.as_ref();
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    let ours = |argv| Some(Program { argv, name: None, user: synapse, descriptors: Vec::new() });
+    match unit.role {
+        Role::Postgres { embedded: false } | Role::Redis { embedded: false } => None,
+        Role::Postgres { embedded: true } => {
+            let programs = around.venv.postgres.clone()?;
+            let processes = config_processes(config);
+            ours(vec![
+                text(programs.join("postgres")),
+                "-D".to_owned(),
+                text(layout.postgres_data().join("data")),
+                "-k".to_owned(),
+                text(topology::postgres_socket_dir(config)),
+                "-c".to_owned(),
+                "listen_addresses=".to_owned(),
+                "-c".to_owned(),
+                // Each process may open its pool and one connection at start; some are left for an administrator.
+                format!("max_connections={}", 20 + 11 * processes),
+            ])
+        }
+        Role::Redis { embedded: true } => {
+            let server = around.venv.redis.clone()?;
+            let mut argv = vec![text(server)];
+            // Synapse keeps nothing in Redis that outlives a restart.
+            let options = "--port 0 --save  --appendonly no --daemonize no --unixsocketperm 700";
+            argv.extend(options.split(' ').map(str::to_owned));
+            argv.extend(["--unixsocket".to_owned(), text(topology::redis_socket(config))]);
+            argv.extend(["--dir".to_owned(), text(layout.redis_data())]);
+            ours(argv)
+        }
+        Role::Main | Role::Worker(_) => {
+            let app =
+                if unit.role == Role::Main { "synapse.app.homeserver" } else { "synapse.app.generic_worker" };
+            ours(vec![
+                text(venv::interpreter(&config.python.venv)),
+                "-m".to_owned(),
+                app.to_owned(),
+                "-c".to_owned(),
+                text(layout.config_file(&unit.name)),
+            ])
+        }
+        Role::Router => {
+            let mut argv = vec![OWN_IMAGE.to_owned(), "router".to_owned()];
+            argv.extend(["--listeners".to_owned(), around.listeners.len().to_string()]);
+            argv.extend(["--supervisor-uid".to_owned(), nix::unistd::geteuid().to_string()]);
+            argv.extend(["--drain-timeout-ms".to_owned(), config.supervisor.drain_timeout.to_string()]);
+            let mut descriptors: Vec<BorrowedFd<'_>> = around.listeners.iter().map(AsFd::as_fd).collect();
+            descriptors.push(around.router_control.as_fd());
+            Some(Program { argv, name: Some("synvisor"), user: around.users.router.as_ref(), descriptors })
+        }
+    }
+}
+
+fn config_processes(config: &Config) -> u32 {
+    1 + config.workers.0.values().map(|count| u32::from(*count)).sum::<u32>()
+}
+
+/// The signal that carries an ending out: PostgreSQL's SIGTERM would wait for every client to leave by itself.
+pub(super) fn signal(role: Role, ending: Ending) -> Signal {
+    match (role, ending) {
+        (_, Ending::Kill) => Signal::SIGKILL,
+        (Role::Postgres { .. }, Ending::Terminate) => Signal::SIGINT,
+        (Role::Redis { .. } | Role::Main | Role::Worker(_) | Role::Router, Ending::Terminate) => Signal::SIGTERM,
+    }
+}

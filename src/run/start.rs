@@ -1,0 +1,216 @@
+//! From a checked configuration to a running supervisor; nothing is written before everything was looked at.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config::Config;
+use crate::config::Database;
+use crate::config::Redis;
+use crate::control;
+use crate::host::database;
+use crate::host::layout::Layout;
+use crate::host::layout::Users;
+use crate::host::secrets;
+use crate::host::venv;
+use crate::host::venv::Venv;
+use crate::render;
+use crate::supervise::Supervisor;
+use crate::sys::clock;
+use crate::sys::fs;
+use crate::sys::fs::LockError;
+use crate::sys::notify::NotifySocket;
+use crate::sys::process;
+use crate::sys::socket;
+use crate::topology::Topology;
+
+use super::Driver;
+use super::Ended;
+use super::output;
+use super::policy;
+use super::signals::Signals;
+use super::spawn::Surroundings;
+
+/// Why the supervisor does not run, by what it means for the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// Something that the configuration names is not as it must be.
+    Config(String),
+    /// Another supervisor has this state directory.
+    Busy(String),
+    Failed(String),
+}
+
+fn failed(error: impl std::fmt::Display) -> StartError {
+    StartError::Failed(error.to_string())
+}
+
+/// Runs the homeserver until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from running, each with its remedy. Until the checks have passed nothing is written.
+pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartError> {
+    let venv = venv::inspect(&config).map_err(StartError::Config)?;
+    let users = Users::of(&config).map_err(StartError::Config)?;
+    let passwords = Passwords::read(&config)?;
+    let layout = Layout::of(&config);
+    // Before the ports: the other supervisor is the better explanation for a port that is taken.
+    drop(lock(&layout, &users, false)?);
+    let listeners = listen(&config)?;
+
+    layout.make(&users).map_err(failed)?;
+    let _lock = lock(&layout, &users, true)?;
+    let made = secrets::complete(&layout.secrets(), users.synapse.as_ref()).map_err(failed)?;
+    let topology = Topology::of(&config);
+    let files = render::render(&config, &topology, passwords.database.as_deref());
+    layout.write(&files, &users).map_err(failed)?;
+    if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
+        database::initialise_postgres(programs, &layout, users.synapse.as_ref()).map_err(StartError::Failed)?;
+    }
+    if !made.is_empty() {
+        tracing::info!("generated {} in {}", made.join(", "), layout.secrets().display());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+    let parts = Parts { config, config_path, topology, venv, users, layout, listeners, passwords };
+    runtime.block_on(parts.run())
+}
+
+struct Passwords {
+    database: Option<String>,
+    redis: Option<String>,
+}
+
+impl Passwords {
+    fn read(config: &Config) -> Result<Self, StartError> {
+        let read = |path: &Option<PathBuf>| match path {
+            Some(path) => match fs::read(path) {
+                Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
+                Err(error) => Err(StartError::Config(error.to_string())),
+            },
+            None => Ok(None),
+        };
+        let database = match &config.database {
+            Database::Embedded => None,
+            Database::External(external) => read(&external.password_file)?,
+        };
+        let redis = match &config.redis {
+            Redis::Embedded => None,
+            Redis::External(external) => read(&external.password_file)?,
+        };
+        Ok(Self { database, redis })
+    }
+}
+
+fn lock(layout: &Layout, users: &Users, create: bool) -> Result<Option<fs::Lock>, StartError> {
+    match fs::lock(&layout.lock(), create, users.synapse.as_ref()) {
+        Ok(lock) => Ok(lock),
+        Err(LockError::Held(pid)) => {
+            let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+            Err(StartError::Busy(format!(
+                "another synvisor{who} runs on {}\n  \
+                 stop it first, or give this one a state_dir of its own in [supervisor]",
+                layout.state.display()
+            )))
+        }
+        Err(LockError::Fs(error)) => Err(failed(error)),
+    }
+}
+
+fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
+    let bind = |listen: &crate::config::Listen| {
+        let address = listen.address;
+        socket::listen_tcp(address).map_err(|error| {
+            let port = address.port();
+            StartError::Failed(match error.kind() {
+                io::ErrorKind::AddrInUse => format!(
+                    "cannot listen on {address}: the port is taken by another program\n  \
+                     find it with: ss -ltnp 'sport = :{port}'; or choose another address in [[listen]]"
+                ),
+                io::ErrorKind::PermissionDenied => format!(
+                    "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE\n  \
+                     choose another address in [[listen]], or run synvisor from its systemd unit"
+                ),
+                io::ErrorKind::AddrNotAvailable => format!(
+                    "cannot listen on {address}: this machine does not have that address\n  \
+                     choose one of `ip address` in [[listen]]"
+                ),
+                _ => format!("cannot listen on {address}: {error}"),
+            })
+        })
+    };
+    config.listen.iter().map(bind).collect()
+}
+
+/// Everything that a supervisor is made of.
+struct Parts {
+    config: Config,
+    config_path: PathBuf,
+    topology: Topology,
+    venv: Venv,
+    users: Users,
+    layout: Layout,
+    listeners: Vec<TcpListener>,
+    passwords: Passwords,
+}
+
+impl Parts {
+    async fn run(self) -> Result<Ended, StartError> {
+        process::become_subreaper().map_err(failed)?;
+        // First, so that no child's end is missed.
+        let signals = Signals::register().map_err(failed)?;
+        let synapse = self.users.synapse.as_ref();
+        let bound = |path: &Path, error: io::Error| failed(format!("cannot bind {}: {error}", path.display()));
+        let path = self.layout.notify_socket();
+        let notify = NotifySocket::bind(&path, synapse).map_err(|error| bound(&path, error))?;
+        let path = self.layout.router_socket();
+        let router_control = socket::listen_unix(&path, 0o600, None).map_err(|error| bound(&path, error))?;
+        let path = self.layout.control_socket();
+        let control = control::Control::bind(&path).map_err(|error| bound(&path, error))?;
+        output::follow(self.layout.logs()).map_err(failed)?;
+
+        let (commands_in, commands) = mpsc::channel(64);
+        tokio::spawn(control.serve(self.layout.clone(), commands_in));
+        let (news_in, news) = mpsc::unbounded_channel();
+        tracing::info!("{} units of {} start", self.topology.units.len(), self.config.server_name);
+        let driver = Driver {
+            core: Supervisor::new(policy(&self.config), clock::now().0 ^ u64::from(std::process::id())),
+            notes: self.users.note.iter().cloned().collect(),
+            config: Arc::new(self.config),
+            config_path: self.config_path,
+            topology: self.topology,
+            around: Surroundings {
+                layout: self.layout.clone(),
+                users: self.users,
+                venv: self.venv,
+                listeners: self.listeners,
+                router_control,
+            },
+            database_password: self.passwords.database,
+            redis_password: self.passwords.redis,
+            notify,
+            news: news_in,
+            pids: BTreeMap::new(),
+            probes: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+            router: None,
+            draining: BTreeSet::new(),
+            replies: BTreeMap::new(),
+            tickets: 0,
+            started: false,
+            stopping: false,
+            finished: false,
+            unreachable: None,
+        };
+        let ended = driver.run(signals, news, commands).await;
+        for path in [self.layout.control_socket(), self.layout.notify_socket(), self.layout.router_socket()] {
+            fs::remove(&path).map_err(failed)?;
+        }
+        Ok(ended)
+    }
+}
