@@ -64,7 +64,10 @@ pub(super) fn check(config: &Path) -> Exit {
     match toml::load(config) {
         Ok(loaded) => {
             let name = config.display();
-            output::line(format!("{name}: no mistakes found, {} units", crate::topology::Topology::of(&loaded.config).units.len()));
+            output::line(format!(
+                "{name}: no mistakes found, {} units",
+                crate::topology::Topology::of(&loaded.config).units.len()
+            ));
             warn(&loaded.warnings);
             Exit::Done
         }
@@ -136,7 +139,10 @@ fn ask<T: serde::de::DeserializeOwned>(
 }
 
 /// Runs a conversation with the daemon of a configuration.
-fn with_daemon<T>(config: &Path, talk: impl AsyncFnOnce(PathBuf) -> Result<T, ControlError>) -> Result<T, Exit> {
+fn with_daemon<T>(
+    config: &Path,
+    talk: impl AsyncFnOnce(PathBuf) -> Result<T, ControlError>,
+) -> Result<T, Exit> {
     let socket = Layout::of(&load(config)?).control_socket();
     let shown = socket.display().to_string();
     match block_on(talk(socket)) {

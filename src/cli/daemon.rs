@@ -49,7 +49,9 @@ pub(super) struct RouterArguments {
 pub(super) fn router(arguments: RouterArguments) -> Exit {
     let mut inherited = match process::inherited(arguments.listeners + 1) {
         Ok(inherited) => inherited,
-        Err(error) => return say(&format!("the router is started by `synvisor supervise` only: {error}"), Exit::Usage),
+        Err(error) => {
+            return say(&format!("the router is started by `synvisor supervise` only: {error}"), Exit::Usage);
+        }
     };
     let Some(control) = inherited.pop() else { return Exit::Usage };
     let listeners = inherited.into_iter().map(|listener: OwnedFd| TcpListener::from(listener)).collect();

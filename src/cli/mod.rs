@@ -111,7 +111,10 @@ pub fn main() -> ExitCode {
     let config = arguments.config;
     let exit = match arguments.verb {
         Verb::Supervise => {
-            observe::start(std::env::var("SYNVISOR_LOG").ok().as_deref(), std::env::var("JOURNAL_STREAM").is_ok());
+            observe::start(
+                std::env::var("SYNVISOR_LOG").ok().as_deref(),
+                std::env::var("JOURNAL_STREAM").is_ok(),
+            );
             daemon::supervise(config)
         }
         Verb::Router(router) => {

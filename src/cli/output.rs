@@ -43,9 +43,13 @@ pub(super) fn status(report: &StatusReport) -> String {
         text.push_str(&format!("note: {note}\n"));
     }
     text.push('\n');
-    let longest = |cell: fn(&UnitReport) -> &str| report.units.iter().map(|unit| cell(unit).len()).max().unwrap_or(0);
+    let longest =
+        |cell: fn(&UnitReport) -> &str| report.units.iter().map(|unit| cell(unit).len()).max().unwrap_or(0);
     let (name, role) = (longest(|unit| unit.name.as_str()).max(4), longest(|unit| &unit.role).max(4));
-    text.push_str(&format!("{:name$}  {:role$}  {:9}  {:>7}  {:>8}  {:>8}\n", "UNIT", "ROLE", "STATE", "PID", "SINCE", "RESTARTS"));
+    text.push_str(&format!(
+        "{:name$}  {:role$}  {:9}  {:>7}  {:>8}  {:>8}\n",
+        "UNIT", "ROLE", "STATE", "PID", "SINCE", "RESTARTS"
+    ));
     for unit in &report.units {
         let pid = unit.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         text.push_str(&format!(
@@ -100,7 +104,10 @@ mod tests {
             state: OverallState::Degraded,
             listen: vec!["127.0.0.1:8008".to_owned()],
             notes: vec!["a note".to_owned()],
-            units: vec![unit("main", "ready", Some(12), None), unit("generic-1", "backoff", None, Some("exit status 1"))],
+            units: vec![
+                unit("main", "ready", Some(12), None),
+                unit("generic-1", "backoff", None, Some("exit status 1")),
+            ],
         };
         let expected = "\
 synvisor 1 (pid 7), degraded: some units are not ready, listening on 127.0.0.1:8008

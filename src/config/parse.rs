@@ -78,7 +78,11 @@ impl Parser<'_> {
         let settings = root.table("synapse", "[synapse]", problems);
         if server_name.is_none() && !root.has("server_name") && syntax_is_fine {
             let what = if text.trim().is_empty() { "the file is empty" } else { "server_name is missing" };
-            problems.push(Problem::error(0..0, what, format!("it is the domain in user and room ids, @alice:example.com; {SMALLEST}")));
+            problems.push(Problem::error(
+                0..0,
+                what,
+                format!("it is the domain in user and room ids, @alice:example.com; {SMALLEST}"),
+            ));
         }
         root.finish(problems);
 
@@ -95,7 +99,11 @@ impl Parser<'_> {
             redis: self.redis(&mut redis),
             python: self.python(&mut python, &supervisor_settings),
             listen: self.listen(listen),
-            synapse: synapse::read(&settings, &supervisor_settings.state_dir.display().to_string(), &mut self.problems),
+            synapse: synapse::read(
+                &settings,
+                &supervisor_settings.state_dir.display().to_string(),
+                &mut self.problems,
+            ),
             supervisor: supervisor_settings,
             server_name: server_name.unwrap_or_default(),
             public_baseurl: public_baseurl.unwrap_or_default(),
@@ -117,14 +125,16 @@ impl Parser<'_> {
             Some((host, port)) if !port.contains(']') => (host, Some(port)),
             _ => (name.as_str(), None),
         };
-        let host_is_fine = if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            address.parse::<std::net::Ipv6Addr>().is_ok()
-        } else {
-            !host.is_empty()
-                && host.len() <= 230
-                && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
-        };
-        let port_is_fine = port.is_none_or(|port| (1..=5).contains(&port.len()) && port.parse::<u16>().is_ok());
+        let host_is_fine =
+            if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                address.parse::<std::net::Ipv6Addr>().is_ok()
+            } else {
+                !host.is_empty()
+                    && host.len() <= 230
+                    && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
+            };
+        let port_is_fine =
+            port.is_none_or(|port| (1..=5).contains(&port.len()) && port.parse::<u16>().is_ok());
         if host_is_fine && port_is_fine {
             return Some(found.value);
         }
@@ -144,7 +154,11 @@ impl Parser<'_> {
         let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
         if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
             let what = format!("public_baseurl is not a URL: {:?}", found.value);
-            self.error(found.place.clone(), what, "write how clients reach the homeserver, like https://matrix.example.com/");
+            self.error(
+                found.place.clone(),
+                what,
+                "write how clients reach the homeserver, like https://matrix.example.com/",
+            );
             return None;
         }
         Some(format!("{}/", found.value.trim_end_matches('/')))
@@ -196,7 +210,11 @@ impl Parser<'_> {
                 true
             }
             other => {
-                self.error(mode.place, format!("there is no mode {other:?}"), "allowed are embedded, external");
+                self.error(
+                    mode.place,
+                    format!("there is no mode {other:?}"),
+                    "allowed are embedded, external",
+                );
                 false
             }
         }
@@ -265,12 +283,17 @@ impl Parser<'_> {
 
     fn python(&mut self, reader: &mut Reader<'_, '_>, supervisor: &Supervisor) -> Python {
         let venv = reader.string("venv", &mut self.problems);
-        Python { venv: venv.map_or_else(|| supervisor.state_dir.join("venv"), |found| self.path(&found.value)) }
+        Python {
+            venv: venv.map_or_else(|| supervisor.state_dir.join("venv"), |found| self.path(&found.value)),
+        }
     }
 
     fn listen(&mut self, tables: Option<Vec<Reader<'_, '_>>>) -> Vec<Listen> {
         let Some(tables) = tables else {
-            return presets::LISTEN.parse().map(|address| vec![Listen { address, admin: false }]).unwrap_or_default();
+            return presets::LISTEN
+                .parse()
+                .map(|address| vec![Listen { address, admin: false }])
+                .unwrap_or_default();
         };
         let mut listen: Vec<Listen> = Vec::new();
         for mut table in tables {
@@ -280,7 +303,11 @@ impl Parser<'_> {
             let place = table.place("address");
             table.finish(&mut self.problems);
             if missing {
-                self.error(place, "address is missing in [[listen]]", "write an address and a port, like \"127.0.0.1:8008\"");
+                self.error(
+                    place,
+                    "address is missing in [[listen]]",
+                    "write an address and a port, like \"127.0.0.1:8008\"",
+                );
             }
             let Some(found) = address else { continue };
             match found.value.parse::<SocketAddr>() {
@@ -288,12 +315,20 @@ impl Parser<'_> {
                     self.error(found.place, "a listener needs a port other than 0", "");
                 }
                 Ok(address) if listen.iter().any(|other| other.address == address) => {
-                    self.error(found.place, format!("{address} is listened on twice"), "remove one of the two [[listen]]");
+                    self.error(
+                        found.place,
+                        format!("{address} is listened on twice"),
+                        "remove one of the two [[listen]]",
+                    );
                 }
                 Ok(address) => listen.push(Listen { address, admin }),
                 Err(_) => {
                     let what = format!("not an address with a port: {:?}", found.value);
-                    self.error(found.place, what, "write it like \"127.0.0.1:8008\", \"0.0.0.0:8008\" or \"[::]:8008\"");
+                    self.error(
+                        found.place,
+                        what,
+                        "write it like \"127.0.0.1:8008\", \"0.0.0.0:8008\" or \"[::]:8008\"",
+                    );
                 }
             }
         }
@@ -319,7 +354,9 @@ impl Parser<'_> {
         if longest > LONGEST_SOCKET_PATH {
             let what = format!("run_dir is {} bytes too long", longest - LONGEST_SOCKET_PATH);
             let place = run_dir.map_or(0..0, |found| found.place);
-            let remedy = format!("the kernel allows {LONGEST_SOCKET_PATH} bytes for the path of a Unix socket; take a shorter one, like /run/synvisor");
+            let remedy = format!(
+                "the kernel allows {LONGEST_SOCKET_PATH} bytes for the path of a Unix socket; take a shorter one, like /run/synvisor"
+            );
             self.error(place, what, remedy);
         }
         settings

@@ -112,7 +112,10 @@ mod tests {
         let text = "a = 1\n\tkü = \"x\"\n";
         let at = text.find("\"x\"").unwrap();
         let printed = Problem::error(at..at + 3, "wrong", "do this\nor that").print("f.toml", text);
-        assert_eq!(printed, "f.toml:2:7: error: wrong\n    \tkü = \"x\"\n    \t     ^^^\n  do this\n  or that\n");
+        assert_eq!(
+            printed,
+            "f.toml:2:7: error: wrong\n    \tkü = \"x\"\n    \t     ^^^\n  do this\n  or that\n"
+        );
         let end = Problem::warning(text.len()..text.len() + 5, "end", "").print("f", text);
         assert_eq!(end, "f:3:1: warning: end\n");
     }

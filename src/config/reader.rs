@@ -105,16 +105,26 @@ impl<'a, 'i> Reader<'a, 'i> {
             "h" => Some(3_600_000),
             _ => None,
         };
-        let millis = digits.parse::<u64>().ok().zip(factor).and_then(|(count, factor)| count.checked_mul(factor));
+        let millis =
+            digits.parse::<u64>().ok().zip(factor).and_then(|(count, factor)| count.checked_mul(factor));
         if millis.is_none() {
             let what = format!("{key} is not a span of time: {:?}", found.value);
-            problems.push(Problem::error(found.place, what, "write a number and its unit, like \"500ms\", \"30s\", \"5m\" or \"1h\""));
+            problems.push(Problem::error(
+                found.place,
+                what,
+                "write a number and its unit, like \"500ms\", \"30s\", \"5m\" or \"1h\"",
+            ));
         }
         millis
     }
 
     /// A table within this one; an absent one reads as empty.
-    pub(super) fn table(&mut self, key: &'static str, name: &'static str, problems: &mut Vec<Problem>) -> Reader<'a, 'i> {
+    pub(super) fn table(
+        &mut self,
+        key: &'static str,
+        name: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Reader<'a, 'i> {
         let found = self.get(key, "a table", problems, DeValue::as_table);
         let place = self.place(key);
         Reader { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
@@ -135,7 +145,11 @@ impl<'a, 'i> Reader<'a, 'i> {
                 Some(table) => readers.push(Reader::new(name, table, entry.span())),
                 None => {
                     let what = format!("an entry of {key} must be a table, not {}", kind(entry.get_ref()));
-                    problems.push(Problem::error(entry.span(), what, format!("write {name} and its keys below it")));
+                    problems.push(Problem::error(
+                        entry.span(),
+                        what,
+                        format!("write {name} and its keys below it"),
+                    ));
                 }
             }
         }
@@ -143,7 +157,9 @@ impl<'a, 'i> Reader<'a, 'i> {
     }
 
     /// Every key and value, whatever it is called.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>)> {
+    pub(super) fn all(
+        &self,
+    ) -> impl Iterator<Item = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>)> {
         self.table.into_iter().flat_map(|table| table.iter())
     }
 

@@ -9,7 +9,10 @@ use super::reader::Reader;
 /// Settings of homeserver.yaml that synvisor writes itself, and where they are made instead.
 const OWNED: &[(&[&str], &str)] = &[
     (&["server_name", "public_baseurl"], "set it at the top of the file"),
-    (&["listeners", "worker_listeners"], "addresses for clients are set in [[listen]]; Synapse itself listens on Unix sockets"),
+    (
+        &["listeners", "worker_listeners"],
+        "addresses for clients are set in [[listen]]; Synapse itself listens on Unix sockets",
+    ),
     (
         &[
             "instance_map",
@@ -31,7 +34,10 @@ const OWNED: &[(&[&str], &str)] = &[
     ),
     (&["database", "databases"], "set it in [database]"),
     (&["redis"], "set it in [redis]"),
-    (&["macaroon_secret_key", "macaroon_secret_key_path"], "put the value into STATE_DIR/secrets/macaroon_secret_key"),
+    (
+        &["macaroon_secret_key", "macaroon_secret_key_path"],
+        "put the value into STATE_DIR/secrets/macaroon_secret_key",
+    ),
     (
         &["registration_shared_secret", "registration_shared_secret_path"],
         "put the value into STATE_DIR/secrets/registration_shared_secret",
@@ -46,7 +52,14 @@ const OWNED: &[(&[&str], &str)] = &[
     (&["log_config", "worker_log_config"], "synvisor writes it; read the logs with `synvisor logs UNIT`"),
     (&["enable_metrics"], "synvisor needs it to see that a process is connected to Redis: it is always on"),
     (
-        &["pid_file", "daemonize", "worker_pid_file", "worker_daemonize", "no_redirect_stdio", "print_pidfile"],
+        &[
+            "pid_file",
+            "daemonize",
+            "worker_pid_file",
+            "worker_daemonize",
+            "no_redirect_stdio",
+            "print_pidfile",
+        ],
         "synvisor supervises the processes itself",
     ),
 ];
@@ -89,7 +102,8 @@ fn plain(value: &DeValue<'_>) -> Result<Value, String> {
             Value::Array(array.iter().map(|entry| plain(entry.get_ref())).collect::<Result<_, _>>()?)
         }
         DeValue::Table(table) => {
-            let entries = table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), plain(value.get_ref())?)));
+            let entries =
+                table.iter().map(|(key, value)| Ok((key.get_ref().to_string(), plain(value.get_ref())?)));
             Value::Table(entries.collect::<Result<_, String>>()?)
         }
     })

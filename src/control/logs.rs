@@ -91,7 +91,8 @@ async fn last_lines(path: &PathBuf, lines: usize) -> std::io::Result<(u64, Bytes
     file.take(length - begin).read_to_end(&mut text).await?;
     let ends = text.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
     // The end of the last line is not the beginning of one that is shown.
-    let start = ends.skip_while(|at| at + 1 == text.len()).nth(lines.saturating_sub(1)).map_or(0, |at| at + 1);
+    let start =
+        ends.skip_while(|at| at + 1 == text.len()).nth(lines.saturating_sub(1)).map_or(0, |at| at + 1);
     let shown = if lines == 0 { text.len() } else { start };
     Ok((length, Bytes::from(text.split_off(shown))))
 }
@@ -119,7 +120,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         crate::sys::fs::replace(&path, b"one\ntwo\nthree\n", 0o600, None).unwrap();
-        let shown = async |lines| String::from_utf8(last_lines(&path, lines).await.unwrap().1.to_vec()).unwrap();
+        let shown =
+            async |lines| String::from_utf8(last_lines(&path, lines).await.unwrap().1.to_vec()).unwrap();
         assert_eq!(shown(0).await, "");
         assert_eq!(shown(1).await, "three\n");
         assert_eq!(shown(2).await, "two\nthree\n");

@@ -34,7 +34,12 @@ const LARGEST_BODY: usize = 64 * 1024;
 
 pub(super) type Body = BoxBody<Bytes, Infallible>;
 
-pub(super) async fn connection(stream: UnixStream, allowed: bool, layout: Layout, commands: mpsc::Sender<Command>) {
+pub(super) async fn connection(
+    stream: UnixStream,
+    allowed: bool,
+    layout: Layout,
+    commands: mpsc::Sender<Command>,
+) {
     let service = service_fn(|request| {
         let (layout, commands) = (layout.clone(), commands.clone());
         async move {
@@ -42,13 +47,18 @@ pub(super) async fn connection(stream: UnixStream, allowed: bool, layout: Layout
             Ok::<_, Infallible>(response)
         }
     });
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let served =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     if let Err(error) = served {
         tracing::debug!("a client of the control socket left: {error}");
     }
 }
 
-async fn respond(request: Request<Incoming>, layout: &Layout, commands: &mpsc::Sender<Command>) -> Response<Body> {
+async fn respond(
+    request: Request<Incoming>,
+    layout: &Layout,
+    commands: &mpsc::Sender<Command>,
+) -> Response<Body> {
     let path = request.uri().path().to_owned();
     match (request.method(), path.as_str()) {
         (&Method::GET, "/v1/version") => json(StatusCode::OK, &env!("CARGO_PKG_VERSION")),
@@ -111,7 +121,10 @@ fn stopping() -> Response<Body> {
 }
 
 fn forbidden() -> Response<Body> {
-    failure(StatusCode::FORBIDDEN, "only root, synvisor's own user and members of the group synvisor may control it")
+    failure(
+        StatusCode::FORBIDDEN,
+        "only root, synvisor's own user and members of the group synvisor may control it",
+    )
 }
 
 pub(super) fn failure(status: StatusCode, message: &str) -> Response<Body> {

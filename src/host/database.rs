@@ -35,7 +35,10 @@ pub use crate::render::EMBEDDED_DATABASE as EMBEDDED_NAME;
 ///
 /// # Errors
 /// What initdb said.
-#[expect(clippy::disallowed_methods, reason = "runs once, before the supervisor has children that it must reap")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs once, before the supervisor has children that it must reap"
+)]
 pub fn initialise_postgres(programs: &Path, layout: &Layout, user: Option<&User>) -> Result<(), String> {
     use std::os::unix::process::CommandExt;
     let data = layout.postgres_data().join("data");
@@ -72,7 +75,9 @@ pub async fn reach_postgres(config: &Config, password: Option<&str>) -> Result<(
             let socket = topology::postgres_socket_dir(config).join(".s.PGSQL.5432");
             return reach_embedded(&socket).await;
         }
-        Database::External(external) => (external_endpoint(&external.host, external.port), &external.user, &external.name),
+        Database::External(external) => {
+            (external_endpoint(&external.host, external.port), &external.user, &external.name)
+        }
     };
     let place = shown(&endpoint);
     let mut settings = tokio_postgres::Config::new();
@@ -91,7 +96,9 @@ fn explain(error: &tokio_postgres::Error, place: &str, user: &str, database: &st
     let text = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
     let head = format!("PostgreSQL at {place} refuses user {user} and database {database}: {text}");
     let code = error.code();
-    if code == Some(&SqlState::INVALID_PASSWORD) || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION) {
+    if code == Some(&SqlState::INVALID_PASSWORD)
+        || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+    {
         if text.contains("no encryption") {
             // We come without TLS; libpq, which Synapse uses, will negotiate it.
             return Ok(());
@@ -113,7 +120,9 @@ async fn reach_embedded(socket: &Path) -> Result<(), String> {
         settings.user(EMBEDDED_NAME).dbname("postgres");
         let client = connect(&endpoint, &settings).await?;
         match client.batch_execute(&format!("CREATE DATABASE {EMBEDDED_NAME}")).await {
-            Err(error) if error.code() != Some(&SqlState::DUPLICATE_DATABASE) => Err(Failure::Postgres(error)),
+            Err(error) if error.code() != Some(&SqlState::DUPLICATE_DATABASE) => {
+                Err(Failure::Postgres(error))
+            }
             Ok(()) | Err(_) => Ok(()),
         }
     };
@@ -128,16 +137,18 @@ pub async fn reach_redis(config: &Config, password: Option<&str>) -> Result<(), 
     let endpoint = topology::redis_endpoint(config);
     let place = shown(&endpoint);
     let answer = match &endpoint {
-        Endpoint::Unix(path) => within(async { ping(UnixStream::connect(path).await?, password).await }).await,
+        Endpoint::Unix(path) => {
+            within(async { ping(UnixStream::connect(path).await?, password).await }).await
+        }
         Endpoint::Tcp { host, port } => {
             within(async { ping(TcpStream::connect((host.as_str(), *port)).await?, password).await }).await
         }
     };
     match answer {
         Ok(answer) if answer == "+PONG" => Ok(()),
-        Ok(answer) => {
-            Err(format!("Redis at {place} answers {answer:?}\n  check password_file in [redis] and that it is a Redis"))
-        }
+        Ok(answer) => Err(format!(
+            "Redis at {place} answers {answer:?}\n  check password_file in [redis] and that it is a Redis"
+        )),
         Err(error) => Err(format!(
             "Redis at {place} cannot be reached: {error}\n  is it running, and is its address in [redis] right?"
         )),
@@ -205,7 +216,9 @@ async fn connect(endpoint: &Endpoint, settings: &tokio_postgres::Config) -> Resu
     })
 }
 
-fn drive<S>((client, connection): (Client, tokio_postgres::Connection<S, tokio_postgres::tls::NoTlsStream>)) -> Client
+fn drive<S>(
+    (client, connection): (Client, tokio_postgres::Connection<S, tokio_postgres::tls::NoTlsStream>),
+) -> Client
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

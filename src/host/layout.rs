@@ -48,7 +48,10 @@ impl Users {
         let synapse = find("user", &settings.user)?;
         let router = find("router_user", &settings.router_user)?;
         let note = (synapse.uid == router.uid).then(|| {
-            format!("the router runs as {}, as Synapse does: there is no separation between them", router.name)
+            format!(
+                "the router runs as {}, as Synapse does: there is no separation between them",
+                router.name
+            )
         });
         Ok(Self { synapse: Some(synapse), router: Some(router), note })
     }

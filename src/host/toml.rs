@@ -49,13 +49,17 @@ pub fn load(path: &Path) -> Result<Loaded, Unusable> {
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = whole.parent().unwrap_or(Path::new("/"));
     let name = path.display().to_string();
-    let unusable = |problems: &[Problem]| Unusable { text: problem::print_all(problems, &name, &text), permission: false };
+    let unusable = |problems: &[Problem]| Unusable {
+        text: problem::print_all(problems, &name, &text),
+        permission: false,
+    };
     let parsed = Config::parse(&text, base).map_err(|problems| unusable(&problems))?;
     let missing: Vec<Problem> = parsed
         .files
         .iter()
         .filter_map(|file| {
-            let error = fs::read(&file.path).err().filter(|error| error.kind() != io::ErrorKind::PermissionDenied)?;
+            let error =
+                fs::read(&file.path).err().filter(|error| error.kind() != io::ErrorKind::PermissionDenied)?;
             let remedy = "write the secret into it, with mode 0600, or correct the path";
             Some(Problem::error(file.place.clone(), error.to_string(), remedy))
         })

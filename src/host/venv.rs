@@ -1,11 +1,14 @@
 //! The virtualenv: is Synapse in it, and what else did it bring?
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use crate::config::Config;
+use crate::sys::users;
+use crate::sys::users::User;
 
 /// Synapse 1.163 wants at least this (its `Requires-Python`).
 const OLDEST_PYTHON: [u32; 2] = [3, 10];
@@ -28,21 +31,36 @@ pub fn interpreter(venv: &Path) -> PathBuf {
     venv.join("bin").join("python")
 }
 
-/// Looks into the virtualenv of a configuration.
+/// Looks into the virtualenv of a configuration, as the user that Synapse will run as.
 ///
 /// # Errors
 /// One sentence on what is wrong and one on what to do.
-#[expect(clippy::disallowed_methods, reason = "runs once, before the supervisor has children that it must reap")]
-pub fn inspect(config: &Config) -> Result<Venv, String> {
+#[expect(
+    clippy::disallowed_methods,
+    reason = "runs once, before the supervisor has children that it must reap"
+)]
+pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
     let venv = &config.python.venv;
     let shown = venv.display();
     let python = interpreter(venv);
-    let create = format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config));
+    let create =
+        format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config));
     if !python.exists() {
         return Err(format!("there is no virtualenv at {shown} ([python] venv)\n  {create}"));
     }
-    let ran = std::process::Command::new(&python).args(["-I", "-c", include_str!("inspect.py")]).output();
-    let output = ran.map_err(|error| format!("cannot run {}: {error}\n  {create}", python.display()))?;
+    let mut command = std::process::Command::new(&python);
+    command.args(["-I", "-c", include_str!("inspect.py")]).current_dir("/");
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    let output = command.output().map_err(|error| {
+        let name = user.map_or_else(users::own_name, |user| user.name.clone());
+        let shown = python.display();
+        format!(
+            "{name} cannot run {shown}: {error}\n  \
+             is the virtualenv, and the Python that it was made with, readable for {name}? otherwise {create}"
+        )
+    })?;
     let told = String::from_utf8_lossy(&output.stderr);
     let found: Venv = serde_json::from_slice(&output.stdout).map_err(|_| {
         format!("{} does not work: {}\n  remove {shown} and {create}", python.display(), told.trim())

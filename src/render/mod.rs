@@ -124,7 +124,9 @@ fn database(config: &Config, password: Option<&str>) -> Table {
                 ("dbname", external.name.clone().into()),
             ]));
             let optional = [("password", password), ("sslmode", external.sslmode.as_deref())];
-            args.extend(optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))));
+            args.extend(
+                optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
+            );
         }
     }
     table([("name", "psycopg2".into()), ("args", args.into())])
@@ -149,9 +151,10 @@ fn redis(config: &Config) -> Table {
 /// Who does what. Synapse calls the main process `main` in `instance_map` and `master` everywhere else.
 fn roles(topology: &Topology) -> Table {
     let names = |kind| topology.workers(kind).map(|unit| unit.name.as_str()).collect::<Vec<_>>();
-    let instances = topology.instance_map().into_iter().map(|(name, socket)| {
-        (name.to_owned(), Value::Table(table([("path", path(socket))])))
-    });
+    let instances = topology
+        .instance_map()
+        .into_iter()
+        .map(|(name, socket)| (name.to_owned(), Value::Table(table([("path", path(socket))]))));
     let mut settings = table([("instance_map", Value::Table(instances.collect()))]);
     let writers: Table = Stream::ALL
         .into_iter()

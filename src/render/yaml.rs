@@ -2,7 +2,8 @@
 
 use toml::Table;
 
-const HEAD: &str = "# Written by synvisor from its TOML file; a change made here is lost at the next reload.\n";
+const HEAD: &str =
+    "# Written by synvisor from its TOML file; a change made here is lost at the next reload.\n";
 
 /// A YAML document of settings.
 ///

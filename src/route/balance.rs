@@ -70,7 +70,9 @@ mod tests {
     fn a_member_that_leaves_moves_only_its_own_share() {
         // Mutation: key modulo the number of members: seen red.
         let names = ["generic-1", "generic-2", "generic-3", "generic-4"];
-        let pick = |key: u64, without: &str| choose(key, names.iter().filter(|name| **name != without).map(|name| (*name, *name)));
+        let pick = |key: u64, without: &str| {
+            choose(key, names.iter().filter(|name| **name != without).map(|name| (*name, *name)))
+        };
         let keys: Vec<u64> = (0..4_000_u32).map(|n| hash(&n.to_le_bytes())).collect();
         let mut shares = [0; 4];
         for key in keys {

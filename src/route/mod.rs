@@ -84,7 +84,13 @@ impl RouteTable {
     }
 
     /// The process that answers now, if one of those that may is up; `turn` spreads requests that have no key.
-    pub fn choose(&self, route: &Route, clues: &Clues<'_>, turn: u64, up: impl Fn(&UnitName) -> bool) -> Option<&UnitName> {
+    pub fn choose(
+        &self,
+        route: &Route,
+        clues: &Clues<'_>,
+        turn: u64,
+        up: impl Fn(&UnitName) -> bool,
+    ) -> Option<&UnitName> {
         let key = balance::key(route.rule.sticky, clues).unwrap_or(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         route.tiers.iter().find_map(|tier| {
             let members = tier.iter().filter_map(|at| self.members.get(*at)).filter(|name| up(name));
@@ -103,13 +109,21 @@ impl RouteTable {
         let head = RequestHead { method, path, query, admin: true };
         let mut text = format!("{method} {target}\n");
         let route = match self.decide(&head) {
-            Decision::Health => return text + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up",
+            Decision::Health => {
+                return text + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up";
+            }
             Decision::Denied | Decision::AdminClosed => {
                 return text + "unit:  none\nwhy:   this path is not for clients; the router answers 404";
             }
             Decision::To(route) => route,
         };
-        let names: Vec<&str> = route.tiers.first().into_iter().flatten().filter_map(|at| Some(self.members.get(*at)?.as_str())).collect();
+        let names: Vec<&str> = route
+            .tiers
+            .first()
+            .into_iter()
+            .flatten()
+            .filter_map(|at| Some(self.members.get(*at)?.as_str()))
+            .collect();
         let others: Vec<&str> = self.candidates(route).skip(names.len()).map(UnitName::as_str).collect();
         let rule = &route.rule;
         let _ = writeln!(text, "unit:  {}", names.join(" or "));
@@ -130,11 +144,15 @@ impl RouteTable {
 fn why(rule: &Rule, members: usize) -> String {
     let owner = match (rule.wants, rule.strict) {
         (Wants::Writer(stream), true) => format!("only a writer of the {} stream can do it", stream.key()),
-        (Wants::Writer(stream), false) => format!("a writer of the {} stream does it without asking another process", stream.key()),
+        (Wants::Writer(stream), false) => {
+            format!("a writer of the {} stream does it without asking another process", stream.key())
+        }
         (Wants::Main, true) => "only the main process can do it".to_owned(),
         (Wants::Main, false) => "no worker knows this path".to_owned(),
         (Wants::Media, _) => "only a process with the media repository can do it".to_owned(),
-        (Wants::Quarantine, _) => "only a media process that writes quarantined_media_changes can do it".to_owned(),
+        (Wants::Quarantine, _) => {
+            "only a media process that writes quarantined_media_changes can do it".to_owned()
+        }
         (Wants::UserDirectory, _) => "the user directory's worker has it at hand".to_owned(),
         (
             Wants::Nothing
@@ -163,7 +181,8 @@ fn tiers(rule: &Rule, serving: &[&Unit]) -> Vec<Vec<usize>> {
     };
     let workers = |kind| of(Role::Worker(kind));
     let main = || of(Role::Main);
-    let first = |choices: Vec<Vec<usize>>| choices.into_iter().find(|tier| !tier.is_empty()).into_iter().collect();
+    let first =
+        |choices: Vec<Vec<usize>>| choices.into_iter().find(|tier| !tier.is_empty()).into_iter().collect();
     let about_a_room = rule.class == "federation_single_room" || rule.sticky == Sticky::Room;
     let mut tiers: Vec<Vec<usize>> = match rule.wants {
         Wants::Nothing => Vec::new(),
@@ -172,7 +191,8 @@ fn tiers(rule: &Rule, serving: &[&Unit]) -> Vec<Vec<usize>> {
         Wants::Quarantine => {
             use crate::config::roles::Stream::QuarantinedMediaChanges;
             let mut writers = workers(WorkerKind::Writer(QuarantinedMediaChanges));
-            writers.retain(|at| serving.get(*at).is_some_and(|unit| unit.resources.contains(&Resource::Media)));
+            writers
+                .retain(|at| serving.get(*at).is_some_and(|unit| unit.resources.contains(&Resource::Media)));
             first(vec![writers, workers(WorkerKind::MediaRepository), main()])
         }
         Wants::Writer(stream) if rule.strict => first(vec![workers(WorkerKind::Writer(stream)), main()]),
@@ -184,14 +204,31 @@ fn tiers(rule: &Rule, serving: &[&Unit]) -> Vec<Vec<usize>> {
         ],
         Wants::ClientReader => vec![workers(WorkerKind::ClientReader), workers(WorkerKind::Generic), main()],
         Wants::EventCreator => {
-            vec![workers(WorkerKind::Room), workers(WorkerKind::Generic), workers(WorkerKind::ClientReader), main()]
+            vec![
+                workers(WorkerKind::Room),
+                workers(WorkerKind::Generic),
+                workers(WorkerKind::ClientReader),
+                main(),
+            ]
         }
         Wants::Synchrotron => {
-            vec![workers(WorkerKind::Sync), workers(WorkerKind::Generic), workers(WorkerKind::ClientReader), main()]
+            vec![
+                workers(WorkerKind::Sync),
+                workers(WorkerKind::Generic),
+                workers(WorkerKind::ClientReader),
+                main(),
+            ]
         }
-        Wants::FederationReader => vec![workers(WorkerKind::FederationReader), workers(WorkerKind::Generic), main()],
+        Wants::FederationReader => {
+            vec![workers(WorkerKind::FederationReader), workers(WorkerKind::Generic), main()]
+        }
         Wants::UserDirectory => {
-            vec![workers(WorkerKind::UserDir), workers(WorkerKind::ClientReader), workers(WorkerKind::Generic), main()]
+            vec![
+                workers(WorkerKind::UserDir),
+                workers(WorkerKind::ClientReader),
+                workers(WorkerKind::Generic),
+                main(),
+            ]
         }
     };
     if about_a_room && matches!(rule.wants, Wants::ClientReader | Wants::FederationReader) {

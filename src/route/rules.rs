@@ -62,7 +62,9 @@ enum Query {
 impl Rule {
     fn parse(number: usize, line: &'static str) -> Option<Self> {
         let fields: Vec<&'static str> = line.split('\t').collect();
-        let [methods, pattern, class, sticky, eligible, preferred, strict, query] = fields[..] else { return None };
+        let [methods, pattern, class, sticky, eligible, preferred, strict, query] = fields[..] else {
+            return None;
+        };
         Some(Self {
             number,
             methods: if methods == "*" { Vec::new() } else { methods.split(',').collect() },
@@ -78,7 +80,11 @@ impl Rule {
             },
             wants: wants(eligible, preferred)?,
             strict: strict == "strict",
-            query: if query == "-" { Vec::new() } else { query.split('|').map(Query::parse).collect::<Option<_>>()? },
+            query: if query == "-" {
+                Vec::new()
+            } else {
+                query.split('|').map(Query::parse).collect::<Option<_>>()?
+            },
         })
     }
 

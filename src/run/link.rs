@@ -25,7 +25,12 @@ pub(super) struct Link {
 
 impl Link {
     /// Connects to the router's socket, which the kernel has accepted for since before the router started.
-    pub(super) fn new(life: Life, socket: PathBuf, first: Vec<ToRouter>, news: mpsc::UnboundedSender<News>) -> Self {
+    pub(super) fn new(
+        life: Life,
+        socket: PathBuf,
+        first: Vec<ToRouter>,
+        news: mpsc::UnboundedSender<News>,
+    ) -> Self {
         let (messages, queue) = mpsc::unbounded_channel();
         for message in first {
             let _ = messages.send(message);

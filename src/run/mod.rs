@@ -324,7 +324,8 @@ impl Driver {
             Role::Postgres { .. } => (probe::Service::Postgres, self.database_password.clone()),
             Role::Redis { .. } => (probe::Service::Redis, self.redis_password.clone()),
         };
-        let probe = probe::service(life.clone(), service, Arc::clone(&self.config), password, self.news.clone());
+        let probe =
+            probe::service(life.clone(), service, Arc::clone(&self.config), password, self.news.clone());
         let task = tokio::spawn(probe);
         self.watch(&life, task);
     }
@@ -448,8 +449,5 @@ fn specs(topology: &Topology) -> Vec<Spec> {
 }
 
 fn policy(config: &Config) -> Policy {
-    Policy {
-        drain_timeout: config.supervisor.drain_timeout,
-        stop_timeout: config.supervisor.stop_timeout,
-    }
+    Policy { drain_timeout: config.supervisor.drain_timeout, stop_timeout: config.supervisor.stop_timeout }
 }

@@ -136,7 +136,9 @@ impl Driver {
         let layout = &self.around.layout;
         let changed = |name: &UnitName| {
             let path = layout.config_file(name);
-            files.get(&path).is_some_and(|file| fs::read(&path).is_ok_and(|held| held.as_bytes() != file.bytes))
+            files
+                .get(&path)
+                .is_some_and(|file| fs::read(&path).is_ok_and(|held| held.as_bytes() != file.bytes))
         };
         let running = topology.synapse().filter(|unit| self.topology.unit(&unit.name).is_some());
         let concerned: Vec<&str> =

@@ -30,7 +30,12 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 ///
 /// READY comes without a connection to Redis, and without one a worker serves stale caches
 /// (`synapse/app/_base.py`, `start`; `synapse/replication/tcp/handler.py`).
-pub(super) async fn synapse(life: Life, socket: std::path::PathBuf, redis: bool, news: mpsc::UnboundedSender<News>) {
+pub(super) async fn synapse(
+    life: Life,
+    socket: std::path::PathBuf,
+    redis: bool,
+    news: mpsc::UnboundedSender<News>,
+) {
     loop {
         match tokio::time::timeout(ATTEMPT, is_ready(&socket, redis)).await {
             Ok(Ok(true)) => {
@@ -57,7 +62,9 @@ async fn is_ready(socket: &Path, redis: bool) -> Result<bool, Box<dyn std::error
 
 /// Synapse's count of its replication connections, which with Redis is its connection to Redis.
 fn connections(metrics: &str) -> f64 {
-    let lines = metrics.lines().filter_map(|line| line.strip_prefix("synapse_replication_tcp_resource_total_connections"));
+    let lines = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("synapse_replication_tcp_resource_total_connections"));
     lines.filter_map(|rest| rest.split_whitespace().last()?.parse::<f64>().ok()).sum()
 }
 

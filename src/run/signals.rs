@@ -28,11 +28,7 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn register() -> io::Result<Self> {
-        Ok(Self {
-            child: pipe(&[SIGCHLD])?,
-            stop: pipe(&[SIGTERM, SIGINT])?,
-            reload: pipe(&[SIGHUP])?,
-        })
+        Ok(Self { child: pipe(&[SIGCHLD])?, stop: pipe(&[SIGTERM, SIGINT])?, reload: pipe(&[SIGHUP])? })
     }
 
     pub(super) async fn next(&mut self) -> Received {

@@ -53,7 +53,8 @@ pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::
     for socket in [&unit.client_socket, &unit.private_socket].into_iter().flatten() {
         layout::remove_socket(socket).map_err(io::Error::other)?;
     }
-    let output = fs::append(&layout.log(&unit.name), around.users.synapse.as_ref()).map_err(io::Error::other)?;
+    let output =
+        fs::append(&layout.log(&unit.name), around.users.synapse.as_ref()).map_err(io::Error::other)?;
     spawn(program, layout, &output).map(Some)
 }
 
@@ -144,6 +145,8 @@ pub(super) fn signal(role: Role, ending: Ending) -> Signal {
     match (role, ending) {
         (_, Ending::Kill) => Signal::SIGKILL,
         (Role::Postgres { .. }, Ending::Terminate) => Signal::SIGINT,
-        (Role::Redis { .. } | Role::Main | Role::Worker(_) | Role::Router, Ending::Terminate) => Signal::SIGTERM,
+        (Role::Redis { .. } | Role::Main | Role::Worker(_) | Role::Router, Ending::Terminate) => {
+            Signal::SIGTERM
+        }
     }
 }

@@ -56,8 +56,8 @@ fn failed(error: impl std::fmt::Display) -> StartError {
 /// # Errors
 /// Whatever keeps it from running, each with its remedy. Until the checks have passed nothing is written.
 pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartError> {
-    let venv = venv::inspect(&config).map_err(StartError::Config)?;
     let users = Users::of(&config).map_err(StartError::Config)?;
+    let venv = venv::inspect(&config, users.synapse.as_ref()).map_err(StartError::Config)?;
     let passwords = Passwords::read(&config)?;
     let layout = Layout::of(&config);
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
@@ -71,7 +71,8 @@ pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartErr
     let files = render::render(&config, &topology, passwords.database.as_deref());
     layout.write(&files, &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
-        database::initialise_postgres(programs, &layout, users.synapse.as_ref()).map_err(StartError::Failed)?;
+        database::initialise_postgres(programs, &layout, users.synapse.as_ref())
+            .map_err(StartError::Failed)?;
     }
     if !made.is_empty() {
         tracing::info!("generated {} in {}", made.join(", "), layout.secrets().display());
@@ -165,7 +166,8 @@ impl Parts {
         // First, so that no child's end is missed.
         let signals = Signals::register().map_err(failed)?;
         let synapse = self.users.synapse.as_ref();
-        let bound = |path: &Path, error: io::Error| failed(format!("cannot bind {}: {error}", path.display()));
+        let bound =
+            |path: &Path, error: io::Error| failed(format!("cannot bind {}: {error}", path.display()));
         let path = self.layout.notify_socket();
         let notify = NotifySocket::bind(&path, synapse).map_err(|error| bound(&path, error))?;
         let path = self.layout.router_socket();

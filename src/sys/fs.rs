@@ -152,7 +152,8 @@ pub enum LockError {
 
 /// Takes the lock at `path` and writes our pid into it; with `create` false a missing file is no lock.
 pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
-    let open = OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o644).open(path);
+    let open =
+        OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o644).open(path);
     let file = match open {
         Ok(file) => file,
         Err(error) if !create && error.kind() == io::ErrorKind::NotFound => return Ok(None),

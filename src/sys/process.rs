@@ -90,8 +90,14 @@ fn duplicate_above(descriptor: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// What can fail between fork and exec; the child reports an index into it.
-const STEPS: [&str; 6] =
-    ["arrange descriptors", "forbid core dumps", "change user", "change directory", "drop capabilities", "exec"];
+const STEPS: [&str; 6] = [
+    "arrange descriptors",
+    "forbid core dumps",
+    "change user",
+    "change directory",
+    "drop capabilities",
+    "exec",
+];
 
 struct Prepared {
     program: CString,
@@ -190,7 +196,8 @@ impl Prepared {
     unsafe fn arrange(&self, count: i32) -> bool {
         let mut aside = [-1; MOST_DESCRIPTORS];
         let Some(aside) = aside.get_mut(..self.descriptors.len() + 2) else { return false };
-        let sources = [self.null.as_raw_fd(), self.output].into_iter().chain(self.descriptors.iter().copied());
+        let sources =
+            [self.null.as_raw_fd(), self.output].into_iter().chain(self.descriptors.iter().copied());
         for (slot, source) in aside.iter_mut().zip(sources) {
             // SAFETY: duplicates a descriptor that the parent holds open.
             *slot = unsafe { libc::fcntl(source, libc::F_DUPFD_CLOEXEC, 3 + count) };
@@ -269,7 +276,9 @@ pub fn may_change_user() -> bool {
     const CAP_SETUID: u32 = 7;
     let status = super::fs::read(Path::new("/proc/self/status")).unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set >> CAP_SETUID & 1 == 1)
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set >> CAP_SETUID & 1 == 1)
 }
 
 #[cfg(test)]

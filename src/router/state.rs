@@ -1,0 +1,170 @@
+//! What the router knows: the table, who is up, and who waits.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+
+use crate::route::RouteTable;
+use crate::topology::UnitName;
+use crate::wire::FromRouter;
+use crate::wire::Incarnation;
+use crate::wire::ListenerSettings;
+use crate::wire::ToRouter;
+
+use super::upstream::Upstream;
+
+/// More requests than this do not wait at once: each holds a connection and some memory.
+const MOST_PARKED: usize = 2_000;
+
+/// Shared by every task of the router, which all run on one thread.
+pub(super) struct State {
+    table: RefCell<Rc<Known>>,
+    up: RefCell<BTreeMap<UnitName, Rc<Upstream>>>,
+    parked: Cell<usize>,
+    turn: Cell<u64>,
+    /// Changes whenever somebody who waits might find what it waits for.
+    changed: watch::Sender<u64>,
+    /// Whether a table has ever come.
+    known: watch::Sender<bool>,
+    supervisor: RefCell<Option<mpsc::UnboundedSender<FromRouter>>>,
+}
+
+/// A table and what belongs to it.
+pub(super) struct Known {
+    pub(super) routes: RouteTable,
+    sockets: BTreeMap<UnitName, PathBuf>,
+    listeners: Vec<ListenerSettings>,
+}
+
+impl State {
+    pub(super) fn new() -> Rc<Self> {
+        let nothing = crate::topology::Topology { units: Vec::new() };
+        let empty =
+            Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), listeners: Vec::new() };
+        Rc::new(Self {
+            table: RefCell::new(Rc::new(empty)),
+            up: RefCell::default(),
+            parked: Cell::new(0),
+            turn: Cell::new(0),
+            changed: watch::Sender::new(0),
+            known: watch::Sender::new(false),
+            supervisor: RefCell::default(),
+        })
+    }
+
+    /// The table in force; a request keeps the one that it began with.
+    pub(super) fn table(&self) -> Rc<Known> {
+        Rc::clone(&self.table.borrow())
+    }
+
+    pub(super) fn upstream(&self, unit: &UnitName) -> Option<Rc<Upstream>> {
+        self.up.borrow().get(unit).cloned()
+    }
+
+    pub(super) fn is_up(&self, unit: &UnitName) -> bool {
+        self.up.borrow().contains_key(unit)
+    }
+
+    /// A number that is different for each request.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.set(self.turn.get().wrapping_add(1));
+        self.turn.get()
+    }
+
+    pub(super) fn admin(&self, listener: usize) -> bool {
+        self.table.borrow().listeners.get(listener).is_some_and(|settings| settings.admin)
+    }
+
+    /// Wakes with every change of who is up.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Resolves once the first table is there.
+    pub(super) async fn first_table(&self) {
+        let _ = self.known.subscribe().wait_for(|known| *known).await;
+    }
+
+    /// A place among those who wait, if there is one left.
+    pub(super) fn park(self: &Rc<Self>) -> Option<Parked> {
+        let parked = self.parked.get();
+        (parked < MOST_PARKED).then(|| {
+            self.parked.set(parked + 1);
+            Parked(Rc::clone(self))
+        })
+    }
+
+    /// From now on this connection is the supervisor's.
+    pub(super) fn adopt(&self, supervisor: mpsc::UnboundedSender<FromRouter>) {
+        *self.supervisor.borrow_mut() = Some(supervisor);
+    }
+
+    fn tell(&self, message: FromRouter) {
+        if let Some(supervisor) = &*self.supervisor.borrow() {
+            // A supervisor that is gone asks again when it is back.
+            let _ = supervisor.send(message);
+        }
+    }
+
+    /// Does what the supervisor says.
+    pub(super) fn obey(self: &Rc<Self>, message: ToRouter) {
+        match message {
+            ToRouter::Table { topology, listeners } => {
+                let sockets = topology
+                    .units
+                    .iter()
+                    .filter_map(|unit| Some((unit.name.clone(), unit.client_socket.clone()?)));
+                let known =
+                    Known { routes: RouteTable::of(&topology), sockets: sockets.collect(), listeners };
+                self.up.borrow_mut().retain(|unit, _| known.sockets.contains_key(unit));
+                *self.table.borrow_mut() = Rc::new(known);
+                self.known.send_replace(true);
+                self.tell(FromRouter::Accepting);
+            }
+            ToRouter::Up { unit, incarnation } => self.admit(unit, incarnation),
+            ToRouter::Down { unit } => {
+                if let Some(upstream) = self.up.borrow_mut().remove(&unit) {
+                    upstream.close_idle();
+                }
+            }
+            ToRouter::Drain { unit, incarnation } => self.drain(unit, incarnation),
+        }
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn admit(&self, unit: UnitName, incarnation: Incarnation) {
+        let known = self.up.borrow().get(&unit).is_some_and(|upstream| upstream.incarnation == incarnation);
+        if known {
+            return;
+        }
+        let socket = self.table.borrow().sockets.get(&unit).cloned();
+        if let Some(socket) = socket {
+            self.up.borrow_mut().insert(unit, Upstream::new(incarnation, socket));
+        }
+    }
+
+    fn drain(self: &Rc<Self>, unit: UnitName, incarnation: Incarnation) {
+        let upstream =
+            self.up.borrow_mut().remove(&unit).filter(|upstream| upstream.incarnation == incarnation);
+        let state = Rc::clone(self);
+        let done = move || state.tell(FromRouter::Drained { unit, incarnation });
+        match upstream {
+            Some(upstream) => upstream.drain(done),
+            None => done(),
+        }
+    }
+}
+
+/// A request that waits.
+pub(super) struct Parked(Rc<State>);
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        self.0.parked.set(self.0.parked.get() - 1);
+    }
+}
