@@ -1,0 +1,250 @@
+"""A synvisor of its own for a test: private directories and ports, started, watched, stopped without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .matrix import Client
+from .toolchain import ROOT, prepare
+
+BINARY = ROOT / "target" / "release" / "synvisor"
+# As root nothing of Synapse runs as root; this user is on every Debian.
+UNPRIVILEGED = "nobody"
+
+T = TypeVar("T")
+
+# A test talks to itself, often and fast.
+LIVELY = """
+enable_registration = true
+enable_registration_without_verification = true
+trusted_key_servers = []
+ip_range_blacklist = []
+federation_verify_certificates = false
+rc_message = { per_second = 1000, burst_count = 1000 }
+rc_registration = { per_second = 1000, burst_count = 1000 }
+rc_joins = { local = { per_second = 1000, burst_count = 1000 }, remote = { per_second = 1000, burst_count = 1000 } }
+[synapse.rc_login]
+address = { per_second = 1000, burst_count = 1000 }
+account = { per_second = 1000, burst_count = 1000 }
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, probe: Callable[[], T | None], seconds: float = 120) -> T:
+    """Asks until there is an answer; the machine may be slow, so the deadline is only there to end at all."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (answer := probe()) is not None:
+            return answer
+        time.sleep(0.1)
+    raise AssertionError(f"timed out: {what}")
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float = 10) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def over_unix_socket(path: Path, method: str, target: str, body: Any = None) -> tuple[int, bytes]:
+    connection = UnixConnection(path)
+    try:
+        text = None if body is None else json.dumps(body).encode()
+        connection.request(method, target, text, {"X-Forwarded-For": "127.0.0.1"})
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def children(pid: int) -> set[int]:
+    """Every descendant of a process."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                stat = (entry / "stat").read_text()
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found: set[int] = set()
+    while grown := {child for child, parent in parents.items() if parent in found | {pid}} - found:
+        found |= grown
+    return found
+
+
+def command_line(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+class Deployment:
+    """One homeserver under synvisor."""
+
+    def __init__(
+        self,
+        workers: str = "",
+        *,
+        server_name: str | None = None,
+        port: int | None = None,
+        synapse: str = LIVELY,
+        services: str = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n',
+        extra: str = "",
+        venv: Path | None = None,
+        user: str = UNPRIVILEGED,
+        run_as: tuple[int, int] | None = None,
+    ) -> None:
+        # Short, since the path of a Unix socket is, and open to be entered by the unprivileged user.
+        self.directory = Path(tempfile.mkdtemp(prefix="sv", dir="/tmp"))
+        self.directory.chmod(0o755)
+        self.state, self.run = self.directory / "state", self.directory / "run"
+        self.port = port or free_port()
+        self.server_name = server_name or f"localhost:{self.port}"
+        self.workers, self.services, self.extra, self.synapse = workers, services, extra, synapse
+        self.venv = venv or prepare()
+        self.user = user
+        self.run_as = run_as
+        if run_as:
+            os.chown(self.directory, *run_as)
+        self.toml = self.directory / "synvisor.toml"
+        self.output = self.directory / "output"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.write()
+
+    def write(self) -> None:
+        """Writes the TOML file as it now should be."""
+        self.toml.write_text(
+            f"""server_name = "{self.server_name}"
+public_baseurl = "http://127.0.0.1:{self.port}/"
+[workers]
+{self.workers}
+{self.services}
+[python]
+venv = "{self.venv}"
+[[listen]]
+address = "127.0.0.1:{self.port}"
+[supervisor]
+state_dir = "{self.state}"
+run_dir = "{self.run}"
+user = "{self.user}"
+router_user = "{self.user}"
+drain_timeout = "2s"
+{self.extra}
+[synapse]
+{self.synapse}
+""",
+            encoding="utf-8",
+        )
+
+    def command(self, *arguments: str) -> list[str]:
+        prefix = []
+        if self.run_as:
+            uid, gid = self.run_as
+            prefix = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+        return [*prefix, str(BINARY), *arguments, "--config", str(self.toml)]
+
+    def cli(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments), capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    def start(self) -> Deployment:
+        with self.output.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command("supervise"), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        return self
+
+    def status(self) -> dict[str, Any] | None:
+        done = self.cli("status", "--json", timeout=30)
+        return json.loads(done.stdout) if done.returncode == 0 else None
+
+    def unit(self, name: str) -> dict[str, Any]:
+        status = self.status()
+        assert status, "the supervisor does not answer"
+        return next(unit for unit in status["units"] if unit["name"] == name)
+
+    def pids(self) -> dict[str, int | None]:
+        status = self.status()
+        assert status, "the supervisor does not answer"
+        return {unit["name"]: unit["pid"] for unit in status["units"]}
+
+    def wait_ready(self, seconds: float = 180) -> Deployment:
+        def ready() -> bool | None:
+            assert self.process
+            if self.process.poll() is not None:
+                raise AssertionError(f"synvisor ended with {self.process.returncode}:\n{self.tail()}")
+            status = self.status()
+            return True if status and status["state"] == "ready" else None
+
+        try:
+            wait_for("every unit ready", ready, seconds)
+        except AssertionError as error:
+            table = self.cli("status").stdout
+            raise AssertionError(f"{error}\n{table}\n{self.tail()}") from None
+        return self
+
+    def tail(self, size: int = 6000) -> str:
+        return self.output.read_text(encoding="utf-8", errors="replace")[-size:]
+
+    def metrics(self, unit: str) -> str:
+        status, text = over_unix_socket(self.run / "private" / f"{unit}.sock", "GET", "/_synapse/metrics")
+        assert status == 200, text
+        return text.decode()
+
+    def client(self) -> Client:
+        return Client(self.port)
+
+    def stop(self) -> None:
+        """Stops it as systemd would and checks that nothing is left."""
+        if self.process is None:
+            return
+        descendants = children(self.process.pid)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout=90)
+        left = {pid: command_line(pid) for pid in descendants if Path(f"/proc/{pid}/exe").exists()}
+        assert not left, f"processes were left behind: {left}"
+        sockets = [path for path in self.run.rglob("*") if path.is_socket()]
+        assert not sockets, f"sockets were left behind: {sockets}"
+        assert code == 0, f"exit code {code}:\n{self.tail()}"
+        self.process = None
+
+    def close(self) -> None:
+        try:
+            self.stop()
+        finally:
+            if self.process is not None and self.process.poll() is None:
+                self.process.kill()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def deployed(workers: str = "", **settings: Any) -> Iterator[Deployment]:
+    deployment = Deployment(workers, **settings)
+    try:
+        yield deployment.start().wait_ready()
+    finally:
+        deployment.close()
