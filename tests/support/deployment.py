@@ -112,6 +112,7 @@ class Deployment:
         synapse: str = LIVELY,
         services: str = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n',
         extra: str = "",
+        admin: bool = False,
         venv: Path | None = None,
         user: str = UNPRIVILEGED,
         run_as: tuple[int, int] | None = None,
@@ -125,6 +126,7 @@ class Deployment:
         self.workers, self.services, self.extra, self.synapse = workers, services, extra, synapse
         self.venv = venv or prepare()
         self.user = user
+        self.admin = admin
         self.run_as = run_as
         if run_as:
             os.chown(self.directory, *run_as)
@@ -145,6 +147,7 @@ public_baseurl = "http://127.0.0.1:{self.port}/"
 venv = "{self.venv}"
 [[listen]]
 address = "127.0.0.1:{self.port}"
+admin = {str(self.admin).lower()}
 [supervisor]
 state_dir = "{self.state}"
 run_dir = "{self.run}"

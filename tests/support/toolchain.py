@@ -57,7 +57,9 @@ def python() -> str:
         if subprocess.run([path, "-I", "-c", check], check=False).returncode == 0:
             return path
     wanted = ".".join(map(str, OLDEST))
-    sys.exit(f"Synapse needs Python {wanted} or newer, and none was found: install it (apt-get install python3)")
+    sys.exit(
+        f"Synapse needs Python {wanted} or newer, and none was found: install it (apt-get install python3)"
+    )
 
 
 def works(interpreter: str, code: str) -> bool:
@@ -70,7 +72,9 @@ def missing_packages(interpreter: str) -> list[str]:
     missing = []
     if not works(interpreter, "import venv, ensurepip"):
         missing.append(VENV)
-    header = "import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+    header = (
+        "import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+    )
     if not works(interpreter, header):
         missing.append(HEADERS)
     if shutil.which("gcc") is None and shutil.which("cc") is None:
