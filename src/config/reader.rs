@@ -124,10 +124,10 @@ impl<'a, 'i> Reader<'a, 'i> {
         key: &'static str,
         name: &'static str,
         problems: &mut Vec<Problem>,
-    ) -> Reader<'a, 'i> {
+    ) -> Self {
         let found = self.get(key, "a table", problems, DeValue::as_table);
         let place = self.place(key);
-        Reader { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
+        Self { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
     }
 
     /// An array of tables; none where the key is absent.
@@ -136,13 +136,13 @@ impl<'a, 'i> Reader<'a, 'i> {
         key: &'static str,
         name: &'static str,
         problems: &mut Vec<Problem>,
-    ) -> Option<Vec<Reader<'a, 'i>>> {
+    ) -> Option<Vec<Self>> {
         let wanted = format!("written as {name}");
         let found = self.get(key, &wanted, problems, DeValue::as_array)?;
         let mut readers = Vec::new();
         for entry in found.value.iter() {
             match entry.get_ref().as_table() {
-                Some(table) => readers.push(Reader::new(name, table, entry.span())),
+                Some(table) => readers.push(Self::new(name, table, entry.span())),
                 None => {
                     let what = format!("an entry of {key} must be a table, not {}", kind(entry.get_ref()));
                     problems.push(Problem::error(

@@ -1,4 +1,4 @@
-"""One homeserver with a process of each kind, and a small one to federate with, for all tests that only use them."""
+"""A homeserver with a process of each kind, and a small one to federate with, for many tests."""
 
 from __future__ import annotations
 

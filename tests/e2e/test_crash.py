@@ -20,8 +20,8 @@ def wait_for_another(deployment: Deployment, unit: str, old: int) -> None:
 
 
 def test_every_process_that_is_killed_comes_back_and_no_message_is_lost() -> None:
-    # Mutations, each seen red: Effect::Start left out after an unasked exit (src/supervise/unit.rs: never back);
-    # the router told nothing of a new incarnation (src/run/mod.rs, Effect::Admit dropped: messages time out).
+    # Mutations, each seen red: no start after an unasked exit (src/supervise/unit.rs): nothing comes back;
+    # Effect::Admit not passed on to the router (src/run/mod.rs): messages time out.
     with deployed('preset = "one-of-each"') as home:
         alice = home.client().register("alice", "a password")
         room = alice.create_room()

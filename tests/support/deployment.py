@@ -1,4 +1,4 @@
-"""A synvisor of its own for a test: private directories and ports, started, watched, stopped without a trace."""
+"""A synvisor of its own for a test: private directories and ports, started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ ip_range_blacklist = []
 federation_verify_certificates = false
 rc_message = { per_second = 1000, burst_count = 1000 }
 rc_registration = { per_second = 1000, burst_count = 1000 }
-rc_joins = { local = { per_second = 1000, burst_count = 1000 }, remote = { per_second = 1000, burst_count = 1000 } }
+rc_joins.local = { per_second = 1000, burst_count = 1000 }
+rc_joins.remote = { per_second = 1000, burst_count = 1000 }
 [synapse.rc_login]
 address = { per_second = 1000, burst_count = 1000 }
 account = { per_second = 1000, burst_count = 1000 }

@@ -1,4 +1,4 @@
-"""Things at the other end of a homeserver: a push gateway, an application service, a TLS front for federation."""
+"""What a homeserver talks to: a push gateway, an application service, a TLS front for federation."""
 
 from __future__ import annotations
 

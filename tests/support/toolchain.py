@@ -41,7 +41,7 @@ def work_directory() -> Path:
 
 
 def candidates() -> list[str]:
-    """Interpreters to try: as root the system's first, since one in a home directory is closed to Synapse's user."""
+    """Interpreters to try: as root the system's first, since Synapse's user cannot enter root's home."""
     named = [f"python3.{minor}" for minor in range(14, 9, -1)]
     found = [path for name in ["python3", *named] if (path := shutil.which(name))]
     system = [f"/usr/bin/{name}" for name in ["python3", *named] if Path(f"/usr/bin/{name}").exists()]
