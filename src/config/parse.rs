@@ -52,10 +52,14 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Parsed, Vec<Problem>> {
     let mut parser = Parser { base, problems: Vec::new(), files: Vec::new() };
     for error in errors {
         let place = error.span().unwrap_or(0..0);
-        parser.problems.push(Problem::error(place, format!("this is not TOML: {}", error.message()), ""));
+        let what = format!("this is not TOML: {}", error.message());
+        parser.problems.push(Problem::error(place, what, syntax_remedy(error.message())));
     }
-    let syntax_is_fine = parser.problems.is_empty();
-    let config = parser.root(Reader::new("the file", root.get_ref(), 0..0), text, syntax_is_fine);
+    if !parser.problems.is_empty() {
+        // What is guessed of a text that is not TOML would be reported as mistakes that nobody made.
+        return Err(parser.problems);
+    }
+    let config = parser.root(Reader::new("the file", root.get_ref(), 0..0), text);
     let (errors, warnings): (Vec<_>, Vec<_>) =
         parser.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
     match config {
@@ -64,8 +68,18 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Parsed, Vec<Problem>> {
     }
 }
 
+fn syntax_remedy(message: &str) -> &'static str {
+    if message.contains("duplicate") {
+        "remove one of the two, or put the keys of both into one table"
+    } else if message.contains("quoted") {
+        "write text in double quotes: key = \"value\""
+    } else {
+        "write key = value, with text in double quotes, and tables as [name] on a line of their own"
+    }
+}
+
 impl Parser<'_> {
-    fn root(&mut self, mut root: Reader<'_, '_>, text: &str, syntax_is_fine: bool) -> Option<Config> {
+    fn root(&mut self, mut root: Reader<'_, '_>, text: &str) -> Option<Config> {
         let problems = &mut self.problems;
         let server_name = root.string("server_name", problems);
         let public_baseurl = root.string("public_baseurl", problems);
@@ -76,7 +90,7 @@ impl Parser<'_> {
         let mut supervisor = root.table("supervisor", "[supervisor]", problems);
         let listen = root.tables("listen", "[[listen]]", problems);
         let settings = root.table("synapse", "[synapse]", problems);
-        if server_name.is_none() && !root.has("server_name") && syntax_is_fine {
+        if server_name.is_none() && !root.has("server_name") {
             let what = if text.trim().is_empty() { "the file is empty" } else { "server_name is missing" };
             problems.push(Problem::error(
                 0..0,
@@ -186,9 +200,9 @@ impl Parser<'_> {
         for kind in WorkerKind::all() {
             let why = match kind.max() {
                 1 => "Synapse allows one process for it",
-                _ => "",
+                _ => "more than that have not been tried",
             };
-            if let Some(found) = reader.number(kind.key(), kind.max(), why, &mut self.problems) {
+            if let Some(found) = reader.number(kind.key(), 0..=kind.max(), why, &mut self.problems) {
                 counts.insert(kind, found.value);
             }
         }
@@ -228,10 +242,7 @@ impl Parser<'_> {
     }
 
     fn port(&mut self, reader: &mut Reader<'_, '_>, default: u16) -> u16 {
-        let found = reader.number("port", u16::MAX, "", &mut self.problems);
-        if let Some(found) = found.as_ref().filter(|found| found.value == 0) {
-            self.error(found.place.clone(), "port must be between 1 and 65535, not 0", "");
-        }
+        let found = reader.number("port", 1..=u16::MAX, "it is a TCP port", &mut self.problems);
         found.map_or(default, |found| found.value)
     }
 
@@ -312,7 +323,11 @@ impl Parser<'_> {
             let Some(found) = address else { continue };
             match found.value.parse::<SocketAddr>() {
                 Ok(address) if address.port() == 0 => {
-                    self.error(found.place, "a listener needs a port other than 0", "");
+                    self.error(
+                        found.place,
+                        "a listener needs a port other than 0",
+                        "write the port that clients or your front proxy connect to",
+                    );
                 }
                 Ok(address) if listen.iter().any(|other| other.address == address) => {
                     self.error(

@@ -43,7 +43,8 @@ impl Problem {
             Severity::Warning => "warning",
         };
         let mut printed = format!("{file}:{number}:{column}: {word}: {}\n", self.what);
-        if !line.trim().is_empty() {
+        // What is missing altogether is nowhere.
+        if !line.trim().is_empty() && self.place != (0..0) {
             // Tabs stay tabs, so that the caret stands where the terminal puts the text.
             let before = text[line_start..start].chars();
             let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();

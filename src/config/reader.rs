@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::ops::RangeInclusive;
 
 use toml::Spanned;
 use toml::de::DeTable;
@@ -49,6 +50,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         &mut self,
         key: &'static str,
         wanted: &str,
+        remedy: &str,
         problems: &mut Vec<Problem>,
         read: impl FnOnce(&'a DeValue<'i>) -> Option<T>,
     ) -> Option<Found<T>> {
@@ -57,40 +59,37 @@ impl<'a, 'i> Reader<'a, 'i> {
         let found = read(value.get_ref());
         if found.is_none() {
             let what = format!("{key} must be {wanted}, not {}", kind(value.get_ref()));
-            problems.push(Problem::error(value.span(), what, ""));
+            problems.push(Problem::error(value.span(), what, remedy));
         }
         found.map(|found| Found { value: found, place: value.span() })
     }
 
     pub(super) fn string(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<String>> {
-        self.get(key, "a string", problems, |value| value.as_str().map(str::to_owned))
+        let remedy = format!("write it in double quotes: {key} = \"…\"");
+        self.get(key, "a string", &remedy, problems, |value| value.as_str().map(str::to_owned))
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<bool>> {
-        self.get(key, "true or false", problems, DeValue::as_bool)
+        self.get(key, "true or false", "write it without quotes", problems, DeValue::as_bool)
     }
 
-    /// An integer between 0 and `max`.
+    /// An integer within a range; `why` says where the range comes from.
     pub(super) fn number(
         &mut self,
         key: &'static str,
-        max: u16,
+        range: RangeInclusive<u16>,
         why: &str,
         problems: &mut Vec<Problem>,
     ) -> Option<Found<u16>> {
-        let found = self.get(key, "a whole number", problems, |value| {
-            let integer = value.as_integer()?;
-            // What is too large for any number of ours is out of range like what is just too large.
-            Some(i64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i64::MAX))
-        })?;
-        match u16::try_from(found.value).ok().filter(|value| *value <= max) {
-            Some(value) => Some(Found { value, place: found.place }),
-            None => {
-                let what = format!("{key} must be between 0 and {max}, not {}", found.value);
-                problems.push(Problem::error(found.place, what, why));
-                None
-            }
+        let remedy = format!("write it without quotes: {key} = {}", range.end().min(&2));
+        let found = self.get(key, "a whole number", &remedy, problems, DeValue::as_integer)?;
+        let (text, radix) = (found.value.as_str(), found.value.radix());
+        let value = u16::from_str_radix(text, radix).ok().filter(|value| range.contains(value));
+        if value.is_none() {
+            let what = format!("{key} must be between {} and {}, not {text}", range.start(), range.end());
+            problems.push(Problem::error(found.place.clone(), what, why));
         }
+        value.map(|value| Found { value, place: found.place })
     }
 
     /// Milliseconds of `"500ms"`, `"30s"`, `"5m"` or `"1h"`.
@@ -125,7 +124,8 @@ impl<'a, 'i> Reader<'a, 'i> {
         name: &'static str,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let found = self.get(key, "a table", problems, DeValue::as_table);
+        let remedy = format!("write {name} on a line of its own and the keys below it");
+        let found = self.get(key, "a table", &remedy, problems, DeValue::as_table);
         let place = self.place(key);
         Self { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
     }
@@ -137,8 +137,8 @@ impl<'a, 'i> Reader<'a, 'i> {
         name: &'static str,
         problems: &mut Vec<Problem>,
     ) -> Option<Vec<Self>> {
-        let wanted = format!("written as {name}");
-        let found = self.get(key, &wanted, problems, DeValue::as_array)?;
+        let remedy = format!("write {name}, with two brackets, on a line of its own and the keys below it");
+        let found = self.get(key, "an array of tables", &remedy, problems, DeValue::as_array)?;
         let mut readers = Vec::new();
         for entry in found.value.iter() {
             match entry.get_ref().as_table() {
@@ -171,7 +171,9 @@ impl<'a, 'i> Reader<'a, 'i> {
                 continue;
             }
             let known: Vec<&str> = self.asked.iter().copied().collect();
-            let remedy = match nearest(name, known.iter().copied()) {
+            // `password` where there is only `password_file`.
+            let longer = known.iter().copied().find(|key| key.starts_with(&format!("{name}_")));
+            let remedy = match longer.or_else(|| nearest(name, known.iter().copied())) {
                 Some(nearest) => format!("did you mean {nearest}?"),
                 None => format!("allowed are {}", known.join(", ")),
             };

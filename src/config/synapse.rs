@@ -79,7 +79,9 @@ pub(super) fn read(reader: &Reader<'_, '_>, state_dir: &str, problems: &mut Vec<
             Ok(value) => {
                 settings.insert(name.to_owned(), value);
             }
-            Err(what) => problems.push(Problem::error(value.span(), what, "")),
+            Err(what) => {
+                problems.push(Problem::error(value.span(), what, "Synapse could not read it either"))
+            }
         }
     }
     settings

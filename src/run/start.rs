@@ -217,6 +217,7 @@ impl Parts {
             unreachable: None,
         };
         let ended = driver.run(signals, news, commands).await;
+        self.layout.remove_sockets().map_err(failed)?;
         for path in [self.layout.control_socket(), self.layout.notify_socket(), self.layout.router_socket()] {
             fs::remove(&path).map_err(failed)?;
         }
