@@ -310,7 +310,8 @@ mod tests {
     fn a_child_gets_its_descriptors_and_no_others() {
         // Mutation: close_range left out and one descriptor opened without CLOEXEC: seen red.
         let stray = File::open("/dev/null").unwrap();
-        nix::fcntl::fcntl(&stray, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        // Above the numbers that the child's own descriptors take, and open over exec.
+        nix::fcntl::fcntl(&stray, nix::fcntl::FcntlArg::F_DUPFD(50)).unwrap();
         let (one, two) = (File::open("/dev/zero").unwrap(), File::open("/dev/null").unwrap());
         let script = "for n in 0 3 4; do readlink /proc/$$/fd/$n; done; ls /proc/$$/fd | tr '\\n' ' '";
         let (exit, text) = run(script, vec![one.as_fd(), two.as_fd()]);
