@@ -95,7 +95,7 @@ impl Parser<'_> {
             problems.push(Problem::error(
                 0..0,
                 what,
-                format!("it is the domain in user and room ids, @alice:example.com; {SMALLEST}"),
+                format!("write the domain that stands in user and room ids, @alice:example.com; {SMALLEST}"),
             ));
         }
         root.finish(problems);
@@ -156,6 +156,8 @@ impl Parser<'_> {
             "write the name alone, without https:// and without a path"
         } else if name.chars().any(|c| c.is_ascii_uppercase()) {
             "write it in lower case: clients and servers compare it letter by letter"
+        } else if host_is_fine {
+            "a port is a number from 1 to 65535; leave it out if the name is a domain of its own"
         } else {
             "write a domain like example.com; it can never be changed later"
         };
@@ -200,7 +202,7 @@ impl Parser<'_> {
         for kind in WorkerKind::all() {
             let why = match kind.max() {
                 1 => "Synapse allows one process for it",
-                _ => "more than that have not been tried",
+                _ => "",
             };
             if let Some(found) = reader.number(kind.key(), 0..=kind.max(), why, &mut self.problems) {
                 counts.insert(kind, found.value);
@@ -242,7 +244,12 @@ impl Parser<'_> {
     }
 
     fn port(&mut self, reader: &mut Reader<'_, '_>, default: u16) -> u16 {
-        let found = reader.number("port", 1..=u16::MAX, "it is a TCP port", &mut self.problems);
+        let found = reader.number(
+            "port",
+            1..=u16::MAX,
+            "write the port that the server listens on",
+            &mut self.problems,
+        );
         found.map_or(default, |found| found.value)
     }
 
@@ -282,7 +289,11 @@ impl Parser<'_> {
             && !embedded
         {
             let what = format!("path and {key} exclude each other in [redis]");
-            self.error(path.place.clone(), what, "path is a Unix socket; host and port are a TCP address");
+            self.error(
+                path.place.clone(),
+                what,
+                "keep path for a Unix socket, or host and port for a TCP address",
+            );
         }
         let endpoint = match path {
             Some(path) => Endpoint::Unix(self.path(&path.value)),

@@ -50,13 +50,30 @@ impl Problem {
             let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             let shown = end.min(line_start + line.len()).max(start);
             let carets = text[start..shown].chars().count().max(1);
-            let _ = writeln!(printed, "    {line}\n    {indent}{}", "^".repeat(carets));
+            let _ = writeln!(printed, "    {}\n    {indent}{}", masked(line), "^".repeat(carets));
         }
         for line in self.remedy.lines() {
             let _ = writeln!(printed, "  {line}");
         }
         printed
     }
+}
+
+/// The line without what is written to the right of a key that names a secret: what is printed ends up in logs.
+fn masked(line: &str) -> String {
+    let secret = ["password", "secret", "token", "signing_key", "api_key"];
+    // Where a secret is kept is no secret.
+    let mut text = line.to_owned();
+    for word in secret {
+        let Some(at) = text.find(word) else { continue };
+        let Some(equals) = text[at..].find('=').map(|found| at + found + 1) else { continue };
+        let key = text[at..equals].trim_end_matches('=').trim_end();
+        if !key.ends_with("_file") && !key.ends_with("_path") {
+            text.truncate(equals);
+            text.push_str(" …");
+        }
+    }
+    text
 }
 
 /// The start of the character that a byte belongs to.
@@ -119,6 +136,17 @@ mod tests {
         );
         let end = Problem::warning(text.len()..text.len() + 5, "end", "").print("f", text);
         assert_eq!(end, "f:3:1: warning: end\n");
+    }
+
+    #[test]
+    fn a_secret_in_the_cited_line_is_not_printed() {
+        // Mutation: masked returns the line: seen red.
+        for line in ["password = \"hunter2\"", "synapse = { macaroon_secret_key = \"hunter2\", x = 1 }"] {
+            let printed = Problem::error(0..3, "wrong", "").print("f", line);
+            assert!(!printed.contains("hunter2") && printed.contains(" …"), "{printed}");
+        }
+        let file = "password_file = \"/nowhere\"";
+        assert!(Problem::error(0..3, "wrong", "").print("f", file).contains("/nowhere"));
     }
 
     #[test]

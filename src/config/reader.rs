@@ -87,7 +87,8 @@ impl<'a, 'i> Reader<'a, 'i> {
         let value = u16::from_str_radix(text, radix).ok().filter(|value| range.contains(value));
         if value.is_none() {
             let what = format!("{key} must be between {} and {}, not {text}", range.start(), range.end());
-            problems.push(Problem::error(found.place.clone(), what, why));
+            let remedy = if why.is_empty() { "write a number within that range" } else { why };
+            problems.push(Problem::error(found.place.clone(), what, remedy));
         }
         value.map(|value| Found { value, place: found.place })
     }

@@ -79,9 +79,11 @@ pub(super) fn read(reader: &Reader<'_, '_>, state_dir: &str, problems: &mut Vec<
             Ok(value) => {
                 settings.insert(name.to_owned(), value);
             }
-            Err(what) => {
-                problems.push(Problem::error(value.span(), what, "Synapse could not read it either"))
-            }
+            Err(what) => problems.push(Problem::error(
+                value.span(),
+                what,
+                "write a smaller number; Python could hold it, TOML cannot",
+            )),
         }
     }
     settings
