@@ -54,7 +54,7 @@ pub struct Route {
 /// The rules, and the processes of a topology behind them.
 #[derive(Debug)]
 pub struct RouteTable {
-    rules: Rules,
+    rules: &'static Rules,
     members: Vec<UnitName>,
     /// One for each rule.
     routes: Vec<Route>,
@@ -62,7 +62,7 @@ pub struct RouteTable {
 
 impl RouteTable {
     pub fn of(topology: &Topology) -> Self {
-        let rules = Rules::new();
+        let rules = Rules::get();
         let serving: Vec<&Unit> = topology.synapse().filter(|unit| unit.client_socket.is_some()).collect();
         let routes =
             rules.all.iter().map(|rule| Route { rule: rule.clone(), tiers: tiers(rule, &serving) }).collect();
@@ -81,6 +81,11 @@ impl RouteTable {
             Some(route) => Decision::To(route),
             None => Decision::Denied,
         }
+    }
+
+    /// Who may answer a rule, by its number.
+    pub fn route(&self, number: usize) -> Option<&Route> {
+        self.routes.get(number.checked_sub(1)?)
     }
 
     /// The process that answers now, if one of those that may is up; `turn` spreads requests that have no key.

@@ -1,5 +1,7 @@
 //! The routing rules as data, and the one that fits a request.
 
+use std::sync::LazyLock;
+
 use regex::bytes::RegexSet;
 use regex::bytes::RegexSetBuilder;
 
@@ -89,7 +91,8 @@ impl Rule {
     }
 
     fn fits(&self, method: &str, query: &str) -> bool {
-        (self.methods.is_empty() || self.methods.contains(&method))
+        // A browser asks with OPTIONS whether it may send the real request: whoever answers that answers this.
+        (self.methods.is_empty() || method == "OPTIONS" || self.methods.contains(&method))
             && (self.query.is_empty() || self.query.iter().any(|condition| condition.holds(query)))
     }
 }
@@ -130,6 +133,9 @@ fn wants(eligible: &str, preferred: &str) -> Option<Wants> {
     })
 }
 
+/// Compiled once: it takes tens of milliseconds, and every table has the same rules.
+static RULES: LazyLock<Rules> = LazyLock::new(Rules::parse);
+
 /// All rules, ready to be matched at once.
 #[derive(Debug)]
 pub struct Rules {
@@ -138,8 +144,13 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Parses the table that is compiled in; a test holds that all of it is well-formed.
-    pub fn new() -> Self {
+    /// The table that is compiled in.
+    pub fn get() -> &'static Self {
+        &RULES
+    }
+
+    /// A test holds that all of the table is well-formed.
+    fn parse() -> Self {
         let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
         let all: Vec<Rule> = lines.enumerate().filter_map(|(at, line)| Rule::parse(at + 1, line)).collect();
         let patterns = RegexSetBuilder::new(all.iter().map(|rule| rule.pattern)).unicode(false).build();
@@ -153,19 +164,13 @@ impl Rules {
     }
 }
 
-impl Default for Rules {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_line_of_the_table_is_a_rule() {
-        let rules = Rules::new();
+        let rules = Rules::get();
         let lines = TABLE.lines().filter(|line| !line.starts_with('#')).count();
         assert_eq!((rules.all.len(), rules.patterns.len()), (lines, lines));
         assert_eq!(lines, 307);
@@ -174,7 +179,7 @@ mod tests {
     #[test]
     fn a_sync_without_a_token_is_an_initial_one() {
         // Mutation: conditions on the query ignored: seen red.
-        let rules = Rules::new();
+        let rules = Rules::get();
         let class = |query| rules.first("GET", "/_matrix/client/v3/sync", query).map(|rule| rule.class);
         assert_eq!(class(""), Some("initial_sync"));
         assert_eq!(class("timeout=0&since=s1"), Some("sync"));

@@ -18,21 +18,20 @@ use hyper::body::Frame;
 use hyper::body::Incoming;
 use hyper::body::SizeHint;
 use hyper::header;
+use hyper::header::HeaderValue;
 use tokio::time::Instant;
 
 use crate::route::Clues;
 use crate::route::Decision;
 use crate::route::RequestHead;
-use crate::route::Route;
 use crate::topology::UnitName;
 
 use super::answer;
 use super::answer::Refusal;
 use super::headers;
-use super::state::Known;
 use super::state::State;
+use super::upstream::Connection;
 use super::upstream::InFlight;
-use super::upstream::Sender;
 use super::upstream::Upstream;
 
 /// How long a process may take for the head of its response once it has the whole request.
@@ -67,7 +66,7 @@ pub(super) async fn answer(
         Decision::AdminClosed => Refusal::AdminClosed.response(),
         Decision::To(route) => {
             let client = headers::client_address(peer, request.headers());
-            let choice = Choice::new(state, &table, route, &request, client);
+            let choice = Choice::new(state, route.rule.number, &request, client);
             let (request, activity) = prepare(request, peer, client);
             match send(state, &choice, request, &activity).await {
                 Ok(response) => response,
@@ -83,6 +82,10 @@ fn prepare(request: Request<Incoming>, peer: IpAddr, client: IpAddr) -> (Request
     let (mut head, body) = request.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
     headers::forwarded(&mut head.headers, peer, client);
+    if !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH) {
+        // Without it hyper takes for granted that a GET has no body.
+        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     head.version = hyper::Version::HTTP_11;
     (Request::from_parts(head, Upload { body, activity: activity.clone() }), activity)
 }
@@ -90,8 +93,8 @@ fn prepare(request: Request<Incoming>, peer: IpAddr, client: IpAddr) -> (Request
 /// What decides which process a request goes to, whenever that is asked.
 struct Choice<'a> {
     state: &'a State,
-    table: &'a Known,
-    route: &'a Route,
+    /// The number of its rule.
+    rule: usize,
     path: String,
     authorization: Option<String>,
     client: IpAddr,
@@ -99,18 +102,11 @@ struct Choice<'a> {
 }
 
 impl<'a> Choice<'a> {
-    fn new(
-        state: &'a State,
-        table: &'a Known,
-        route: &'a Route,
-        request: &Request<Incoming>,
-        client: IpAddr,
-    ) -> Self {
+    fn new(state: &'a State, rule: usize, request: &Request<Incoming>, client: IpAddr) -> Self {
         let authorization = request.headers().get(header::AUTHORIZATION);
         Self {
             state,
-            table,
-            route,
+            rule,
             path: request.uri().path().to_owned(),
             authorization: authorization.and_then(|value| value.to_str().ok()).map(str::to_owned),
             client,
@@ -118,30 +114,45 @@ impl<'a> Choice<'a> {
         }
     }
 
-    fn now(&self) -> Option<Rc<Upstream>> {
+    /// The process to ask now, by the table in force: while a request waits, its owner may become another one.
+    fn now(&self, without: &[Rc<Upstream>]) -> Option<Rc<Upstream>> {
+        let table = self.state.table();
+        let route = table.routes.route(self.rule)?;
+        let usable = |unit: &UnitName| {
+            let upstream = self.state.upstream(unit)?;
+            (!without.iter().any(|refused| Rc::ptr_eq(refused, &upstream))).then_some(upstream)
+        };
         let clues = Clues {
             path: &self.path,
             authorization: self.authorization.as_deref(),
             client: Some(self.client),
         };
-        let unit = self.table.routes.choose(self.route, &clues, self.turn, |unit| self.state.is_up(unit))?;
-        self.state.upstream(unit)
+        let unit = table.routes.choose(route, &clues, self.turn, |unit| usable(unit).is_some())?;
+        usable(unit)
     }
 }
 
 /// Waits until somebody who may answer is up; at most until `deadline`, and not if too many wait already.
-async fn wait(state: &Rc<State>, choice: &Choice<'_>, deadline: Instant) -> Result<Rc<Upstream>, Refusal> {
+///
+/// Who is in `refused` is asked again only when nobody else is there, and after a pause; then the list is empty.
+async fn wait(
+    state: &Rc<State>,
+    choice: &Choice<'_>,
+    refused: &mut Vec<Rc<Upstream>>,
+    deadline: Instant,
+) -> Result<Rc<Upstream>, Refusal> {
     let mut changes = state.changes();
-    if let Some(upstream) = choice.now() {
+    if let Some(upstream) = choice.now(refused) {
         return Ok(upstream);
     }
     let _parked = state.park().ok_or(Refusal::Busy)?;
     loop {
-        match tokio::time::timeout_at(deadline, changes.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) | Err(_) => return Err(Refusal::Busy),
+        let pause = if refused.is_empty() { deadline } else { deadline.min(Instant::now() + RECONNECT) };
+        refused.clear();
+        if tokio::time::timeout_at(pause, changes.changed()).await.is_err() && pause == deadline {
+            return Err(Refusal::Busy);
         }
-        if let Some(upstream) = choice.now() {
+        if let Some(upstream) = choice.now(&[]) {
             return Ok(upstream);
         }
     }
@@ -154,32 +165,29 @@ async fn send(
     activity: &Activity,
 ) -> Result<Response<Body>, Refusal> {
     let deadline = Instant::now() + state.parking.longest;
+    let mut refused = Vec::new();
     loop {
-        let upstream = wait(state, choice, deadline).await?;
+        let upstream = wait(state, choice, &mut refused, deadline).await?;
         let flight = upstream.enter();
-        let (mut sender, fresh) = match upstream.reuse() {
-            Some(sender) => (sender, false),
-            None => match upstream.connect().await {
-                Ok(sender) => (sender, true),
-                Err(_) if Instant::now() < deadline => {
-                    drop(flight);
-                    tokio::time::sleep(RECONNECT).await;
-                    continue;
-                }
-                Err(_) => return Err(Refusal::Busy),
-            },
+        let reused = upstream.reuse();
+        let fresh = reused.is_none();
+        let connected = match reused {
+            Some(connection) => Ok(connection),
+            None => upstream.connect().await,
         };
-        match attempt(&mut sender, request, activity).await {
-            Attempt::Answered(response) => return Ok(pass_on(response, sender, flight)),
+        let Ok(mut connection) = connected else {
+            refused.push(upstream);
+            continue;
+        };
+        match attempt(&upstream, &mut connection, request, activity).await {
+            Attempt::Answered(response) => return Ok(pass_on(response, connection, flight)),
             // It never left: it may go again, whatever it asks for.
-            Attempt::Unsent(unsent) if Instant::now() < deadline => {
+            Attempt::Unsent(unsent) => {
                 request = unsent;
                 if fresh {
-                    drop(flight);
-                    tokio::time::sleep(RECONNECT).await;
+                    refused.push(upstream);
                 }
             }
-            Attempt::Unsent(_) => return Err(Refusal::Busy),
             Attempt::Failed(refusal) => return Err(refusal),
         }
     }
@@ -193,8 +201,13 @@ enum Attempt {
     Failed(Refusal),
 }
 
-async fn attempt(sender: &mut Sender, request: Request<Upload>, activity: &Activity) -> Attempt {
-    let answering = sender.try_send_request(request);
+async fn attempt(
+    upstream: &Upstream,
+    connection: &mut Connection,
+    request: Request<Upload>,
+    activity: &Activity,
+) -> Attempt {
+    let answering = connection.sender.try_send_request(request);
     tokio::pin!(answering);
     loop {
         // An upload takes what time it takes; only silence counts.
@@ -204,11 +217,18 @@ async fn attempt(sender: &mut Sender, request: Request<Upload>, activity: &Activ
                 Ok(response) => Attempt::Answered(response),
                 Err(mut error) => match error.take_message() {
                     Some(request) => Attempt::Unsent(request),
-                    None => Attempt::Failed(Refusal::Broken),
+                    None => {
+                        // A client that left in the middle of its upload is no news.
+                        if !error.error().is_user() {
+                            tracing::warn!("a request was lost: {}: {}", upstream.socket(), error.error());
+                        }
+                        Attempt::Failed(Refusal::Broken)
+                    }
                 },
             },
             () = tokio::time::sleep_until(patience) => {
                 if activity.last() + RESPONSE <= Instant::now() {
+                    tracing::warn!("a request was not answered: {}", upstream.socket());
                     return Attempt::Failed(Refusal::TooSlow);
                 }
             }
@@ -216,10 +236,10 @@ async fn attempt(sender: &mut Sender, request: Request<Upload>, activity: &Activ
     }
 }
 
-fn pass_on(response: Response<Incoming>, sender: Sender, flight: InFlight) -> Response<Body> {
+fn pass_on(response: Response<Incoming>, connection: Connection, flight: InFlight) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
-    let mut body = Download { body, connection: Some((sender, flight)) };
+    let mut body = Download { body, connection: Some((connection, flight)) };
     if body.body.is_end_stream() {
         body.ended();
     }
@@ -269,13 +289,13 @@ impl HttpBody for Upload {
 /// A response's body on its way to the client; at its end the connection that it came by is free again.
 pub(super) struct Download {
     body: Incoming,
-    connection: Option<(Sender, InFlight)>,
+    connection: Option<(Connection, InFlight)>,
 }
 
 impl Download {
     fn ended(&mut self) {
-        if let Some((sender, flight)) = self.connection.take() {
-            flight.upstream().keep(sender);
+        if let Some((connection, flight)) = self.connection.take() {
+            flight.upstream().keep(connection);
         }
     }
 }

@@ -55,10 +55,9 @@ pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
 
 /// Writes the X-Forwarded headers anew; Synapse believes the first address that it finds.
 pub(super) fn forwarded(headers: &mut HeaderMap, peer: IpAddr, client: IpAddr) {
-    let proto = match headers.get(FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") if peer.is_loopback() => HeaderValue::from_static("https"),
-        Some(_) | None => HeaderValue::from_static("http"),
-    };
+    let mut said = headers.get_all(FORWARDED_PROTO).iter();
+    let https = said.next().is_some_and(|value| value == "https") && said.next().is_none();
+    let proto = HeaderValue::from_static(if https && peer.is_loopback() { "https" } else { "http" });
     headers.remove(FORWARDED_HOST);
     headers.remove(header::FORWARDED);
     headers.insert(FORWARDED_PROTO, proto);
@@ -110,6 +109,9 @@ mod tests {
             map(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "evil"), ("forwarded", "for=1")]);
         forwarded(&mut headers, stranger, stranger);
         assert_eq!(headers, map(&[("x-forwarded-proto", "http"), ("x-forwarded-for", "203.0.113.9")]));
+        let mut twice = map(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]);
+        forwarded(&mut twice, local, stranger);
+        assert_eq!(twice["x-forwarded-proto"], "http");
         let mut headers = map(&[("x-forwarded-proto", "https")]);
         forwarded(&mut headers, local, stranger);
         assert_eq!(headers, map(&[("x-forwarded-proto", "https"), ("x-forwarded-for", "203.0.113.9")]));

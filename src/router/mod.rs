@@ -113,7 +113,10 @@ fn on_signal(signal: i32) -> io::Result<tokio::net::UnixStream> {
 
 /// Accepts connections from the first table on; before it, and after the stop, they wait in the kernel.
 async fn accept(listener: TcpListener, index: usize, state: Rc<State>, mut stop: watch::Receiver<bool>) {
-    state.first_table().await;
+    tokio::select! {
+        () = state.first_table() => {}
+        _ = stop.wait_for(|stop| *stop) => return,
+    }
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

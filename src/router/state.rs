@@ -22,7 +22,8 @@ use super::upstream::Upstream;
 /// Shared by every task of the router, which all run on one thread.
 pub(super) struct State {
     table: RefCell<Rc<Known>>,
-    up: RefCell<BTreeMap<UnitName, Rc<Upstream>>>,
+    /// Of each unit the process that is there: it takes requests, or is being drained.
+    processes: RefCell<BTreeMap<UnitName, Rc<Upstream>>>,
     pub(super) parking: Parking,
     parked: Cell<usize>,
     turn: Cell<u64>,
@@ -47,7 +48,7 @@ impl State {
             Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), listeners: Vec::new() };
         Rc::new(Self {
             table: RefCell::new(Rc::new(empty)),
-            up: RefCell::default(),
+            processes: RefCell::default(),
             parking,
             parked: Cell::new(0),
             turn: Cell::new(0),
@@ -57,17 +58,18 @@ impl State {
         })
     }
 
-    /// The table in force; a request keeps the one that it began with.
+    /// The table in force.
     pub(super) fn table(&self) -> Rc<Known> {
         Rc::clone(&self.table.borrow())
     }
 
+    /// The process of a unit, if it takes requests.
     pub(super) fn upstream(&self, unit: &UnitName) -> Option<Rc<Upstream>> {
-        self.up.borrow().get(unit).cloned()
+        self.processes.borrow().get(unit).filter(|upstream| upstream.is_open()).cloned()
     }
 
     pub(super) fn is_up(&self, unit: &UnitName) -> bool {
-        self.up.borrow().contains_key(unit)
+        self.upstream(unit).is_some()
     }
 
     /// A number that is different for each request.
@@ -121,14 +123,14 @@ impl State {
                     .filter_map(|unit| Some((unit.name.clone(), unit.client_socket.clone()?)));
                 let known =
                     Known { routes: RouteTable::of(&topology), sockets: sockets.collect(), listeners };
-                self.up.borrow_mut().retain(|unit, _| known.sockets.contains_key(unit));
+                self.processes.borrow_mut().retain(|unit, _| known.sockets.contains_key(unit));
                 *self.table.borrow_mut() = Rc::new(known);
                 self.known.send_replace(true);
                 self.tell(FromRouter::Accepting);
             }
             ToRouter::Up { unit, incarnation } => self.admit(unit, incarnation),
             ToRouter::Down { unit } => {
-                if let Some(upstream) = self.up.borrow_mut().remove(&unit) {
+                if let Some(upstream) = self.processes.borrow_mut().remove(&unit) {
                     upstream.close_idle();
                 }
             }
@@ -138,19 +140,21 @@ impl State {
     }
 
     fn admit(&self, unit: UnitName, incarnation: Incarnation) {
-        let known = self.up.borrow().get(&unit).is_some_and(|upstream| upstream.incarnation == incarnation);
-        if known {
-            return;
+        if let Some(upstream) = self.process(&unit, incarnation) {
+            return upstream.reopen();
         }
         let socket = self.table.borrow().sockets.get(&unit).cloned();
         if let Some(socket) = socket {
-            self.up.borrow_mut().insert(unit, Upstream::new(incarnation, socket));
+            self.processes.borrow_mut().insert(unit, Upstream::new(incarnation, socket));
         }
     }
 
+    fn process(&self, unit: &UnitName, incarnation: Incarnation) -> Option<Rc<Upstream>> {
+        self.processes.borrow().get(unit).filter(|upstream| upstream.incarnation == incarnation).cloned()
+    }
+
     fn drain(self: &Rc<Self>, unit: UnitName, incarnation: Incarnation) {
-        let upstream =
-            self.up.borrow_mut().remove(&unit).filter(|upstream| upstream.incarnation == incarnation);
+        let upstream = self.process(&unit, incarnation);
         let state = Rc::clone(self);
         let done = move || state.tell(FromRouter::Drained { unit, incarnation });
         match upstream {

@@ -3,12 +3,17 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::recv;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
 
@@ -21,14 +26,34 @@ const IDLE: Duration = Duration::from_secs(30);
 /// More idle connections than this to one process are closed: each costs it a descriptor.
 const MOST_IDLE: usize = 64;
 
-pub(super) type Sender = SendRequest<Upload>;
+/// A connection to a process.
+pub(super) struct Connection {
+    pub(super) sender: SendRequest<Upload>,
+    /// Belongs to hyper's end of the connection, which is gone when `sender` is closed.
+    socket: RawFd,
+}
+
+impl Connection {
+    /// Asks the kernel, since the runtime may not have been told yet of an end that came this instant,
+    /// and a request that is written after it is lost.
+    fn is_open(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        !self.sender.is_closed() && recv(self.socket, &mut [0], flags) == Err(Errno::EAGAIN)
+    }
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
 
 /// One process of a unit.
 pub(super) struct Upstream {
     pub(super) incarnation: Incarnation,
     socket: PathBuf,
-    idle: RefCell<Vec<(Sender, Instant)>>,
+    idle: RefCell<Vec<Idle>>,
     in_flight: Cell<usize>,
+    draining: Cell<bool>,
     /// Called once when the last request in flight has ended after a drain began.
     drained: RefCell<Option<Box<dyn FnOnce()>>>,
 }
@@ -40,34 +65,57 @@ impl Upstream {
             socket,
             idle: RefCell::default(),
             in_flight: Cell::new(0),
+            draining: Cell::new(false),
             drained: RefCell::default(),
         })
     }
 
-    /// An idle connection that was open when we looked.
-    pub(super) fn reuse(&self) -> Option<Sender> {
+    /// Its address, for messages.
+    pub(super) fn socket(&self) -> std::path::Display<'_> {
+        self.socket.display()
+    }
+
+    /// An idle connection whose other end is still there.
+    pub(super) fn reuse(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE);
-        idle.pop().map(|(sender, _)| sender)
+        idle.retain(|Idle { since, .. }| since.elapsed() < IDLE);
+        while let Some(Idle { connection, .. }) = idle.pop() {
+            if connection.is_open() {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     /// A new connection.
-    pub(super) async fn connect(&self) -> io::Result<Sender> {
+    pub(super) async fn connect(&self) -> io::Result<Connection> {
         let stream = UnixStream::connect(&self.socket).await?;
+        let socket = stream.as_raw_fd();
         let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::task::spawn_local(connection);
-        Ok(sender)
+        Ok(Connection { sender, socket })
     }
 
     /// Keeps a connection whose last response has been read, as soon as it takes another request.
-    pub(super) fn keep(self: Rc<Self>, mut sender: Sender) {
+    pub(super) fn keep(self: Rc<Self>, mut connection: Connection) {
         tokio::task::spawn_local(async move {
-            let room = self.drained.borrow().is_none() && self.idle.borrow().len() < MOST_IDLE;
-            if room && sender.ready().await.is_ok() {
-                self.idle.borrow_mut().push((sender, Instant::now()));
+            let ready = connection.sender.ready().await.is_ok();
+            if ready && !self.draining.get() && self.idle.borrow().len() < MOST_IDLE {
+                self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
             }
         });
+    }
+
+    /// Whether it takes new requests.
+    pub(super) fn is_open(&self) -> bool {
+        !self.draining.get()
+    }
+
+    /// Takes new requests again: its drain was called off.
+    pub(super) fn reopen(&self) {
+        self.draining.set(false);
+        self.drained.borrow_mut().take();
     }
 
     /// Closes connections that nothing is sent on.
@@ -75,8 +123,9 @@ impl Upstream {
         self.idle.borrow_mut().clear();
     }
 
-    /// Calls back when no request is in flight any more, at once if there is none.
+    /// Takes no new request, and calls back when none is in flight any more, at once if there is none.
     pub(super) fn drain(&self, done: impl FnOnce() + 'static) {
+        self.draining.set(true);
         self.close_idle();
         *self.drained.borrow_mut() = Some(Box::new(done));
         self.tell_if_drained();
@@ -110,5 +159,42 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.tell_if_drained();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_ends_this_instant_is_not_used_again() {
+        // Mutation: only `is_closed` asked: seen red, the runtime learns of the end no sooner than at its next turn.
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("unit.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime, async {
+            let upstream = Upstream::new(Incarnation(1), path);
+            for farewell in [b"".as_slice(), b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
+                let connection = upstream.connect().await.unwrap();
+                let (mut process, _) = listener.accept().unwrap();
+                Rc::clone(&upstream).keep(connection);
+                while upstream.idle.borrow().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                let connection = upstream.reuse().expect("an open one is used again");
+                Rc::clone(&upstream).keep(connection);
+                while upstream.idle.borrow().is_empty() {
+                    tokio::task::yield_now().await;
+                }
+                process.write_all(farewell).unwrap();
+                drop(process);
+                assert!(upstream.reuse().is_none());
+            }
+        });
     }
 }
