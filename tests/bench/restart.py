@@ -1,7 +1,7 @@
 """`make bench`: synvisor against the same configuration files started plainly by a shell loop, in turns.
 
-Both sides have a database with its schema in place and a Redis of their own, which are not measured. What is
-written to target/bench/restart.json is the median of the rounds; each round is printed, since no machine is quiet.
+Both sides have a database with its schema in place and a Redis of their own, which are not measured. The
+median of the rounds is written to target/bench/restart.json; each is printed, since no machine is quiet.
 """
 
 from __future__ import annotations
@@ -123,9 +123,11 @@ class Plain:
         begun = time.monotonic()
         main = self.shell('exec "$1" -m synapse.app.homeserver -c "$2/main.yaml"')
         look_until(lambda: self.answers("main", "/health") is not None)
+        # A session each, as synvisor gives: a kernel that schedules by session (sched_autogroup) would give
+        # all of one session together the share of one process as soon as the machine is busy.
         workers = self.shell(
             'for file in "$2"/*.yaml; do case "$file" in *.log.yaml|*/main.yaml) continue;; esac; '
-            '"$1" -m synapse.app.generic_worker -c "$file" & done; wait'
+            'setsid "$1" -m synapse.app.generic_worker -c "$file" & done; wait'
         )
         waiting = list(self.units)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deployment import Deployment, deployed, free_port
+from tests.support.deployment import ROOT_USER, Deployment, deployed, free_port
 
 
 @pytest.fixture
@@ -65,6 +65,7 @@ def test_missing_secret_file(fresh: Deployment) -> None:
     assert problems(refuse(fresh, 78, "/nowhere/password", "No such file", "0600")) == 1
 
 
+@pytest.mark.skipif(not ROOT_USER, reason="only root may change users, so nobody else is asked to")
 def test_a_user_that_does_not_exist(fresh: Deployment) -> None:
     fresh.user = "no-such-user"
     fresh.write()

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -22,6 +23,10 @@ from .toolchain import ROOT, prepare
 BINARY = ROOT / "target" / "release" / "synvisor"
 # As root nothing of Synapse runs as root; this user is on every Debian.
 UNPRIVILEGED = "nobody"
+
+ROOT_USER = os.geteuid() == 0
+# Whom to run as to be an ordinary user; PostgreSQL wants one that has a name. Who is not root is one already.
+ORDINARY = pwd.getpwnam(UNPRIVILEGED)[2:4] if ROOT_USER else None
 
 T = TypeVar("T")
 
