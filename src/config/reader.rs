@@ -1,14 +1,19 @@
 //! Reads a TOML table key by key, gathers every mistake, and knows at the end which keys nobody asked for.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::ops::Range;
+use std::ops::RangeInclusive;
 
 use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
+use super::check;
+use super::check::Wrong;
+use super::nearest::suggestion;
 use super::problem::Problem;
-use super::problem::nearest;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
@@ -19,7 +24,7 @@ pub(super) struct Found<T> {
 
 /// One table of the file.
 pub(super) struct Reader<'a, 'i> {
-    /// As it is written in the file: `[workers]`.
+    /// As it is written in the file, `[workers]`; empty for the keys above the first table.
     name: &'static str,
     table: Option<&'a DeTable<'i>>,
     place: Range<usize>,
@@ -27,8 +32,9 @@ pub(super) struct Reader<'a, 'i> {
 }
 
 impl<'a, 'i> Reader<'a, 'i> {
-    pub(super) fn new(name: &'static str, table: &'a DeTable<'i>, place: Range<usize>) -> Self {
-        Self { name, table: Some(table), place, asked: BTreeSet::new() }
+    /// The keys above the first table, and the tables themselves.
+    pub(super) fn root(table: &'a DeTable<'i>) -> Self {
+        Self { name: "", table: Some(table), place: 0..0, asked: BTreeSet::new() }
     }
 
     /// Where a key is, or else the table.
@@ -57,65 +63,83 @@ impl<'a, 'i> Reader<'a, 'i> {
         let found = read(value.get_ref());
         if found.is_none() {
             let what = format!("{key} must be {wanted}, not {}", kind(value.get_ref()));
-            problems.push(Problem::error(value.span(), what, ""));
+            let remedy = match wanted {
+                "a table" => format!("write [{key}] and its keys below it"),
+                _ => rewriting(wanted, value.get_ref()),
+            };
+            problems.push(Problem::error(value.span(), what, remedy));
         }
         found.map(|found| Found { value: found, place: value.span() })
     }
 
+    /// A string that is not empty: no key of ours means anything when it is.
     pub(super) fn string(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<String>> {
-        self.get(key, "a string", problems, |value| value.as_str().map(str::to_owned))
+        self.checked(key, problems, |text| Ok(text.to_owned()))
+    }
+
+    /// A string that passes a check; one that does not is a problem at its place.
+    pub(super) fn checked<T>(
+        &mut self,
+        key: &'static str,
+        problems: &mut Vec<Problem>,
+        check: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<Found<T>> {
+        self.described(key, "a string", problems, check)
+    }
+
+    /// Milliseconds.
+    pub(super) fn duration(
+        &mut self,
+        key: &'static str,
+        bounds: &RangeInclusive<u64>,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Found<u64>> {
+        self.described(key, "a span of time like \"30s\"", problems, |text| check::duration(text, bounds))
+    }
+
+    fn described<T>(
+        &mut self,
+        key: &'static str,
+        wanted: &str,
+        problems: &mut Vec<Problem>,
+        check: impl FnOnce(&str) -> Result<T, Wrong>,
+    ) -> Option<Found<T>> {
+        let Found { value, place } = self.get(key, wanted, problems, DeValue::as_str)?;
+        let checked = match value {
+            "" => Err(Wrong::new("must not be empty", "write a value, or remove the line")),
+            text => check(text),
+        };
+        match checked {
+            Ok(value) => Some(Found { value, place }),
+            Err(wrong) => {
+                problems.push(Problem::error(place, format!("{key} {}", wrong.what), wrong.remedy));
+                None
+            }
+        }
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<bool>> {
         self.get(key, "true or false", problems, DeValue::as_bool)
     }
 
-    /// An integer between 0 and `max`.
+    /// An integer within bounds; `why` says why there are bounds.
     pub(super) fn number(
         &mut self,
         key: &'static str,
-        max: u16,
+        bounds: &RangeInclusive<u16>,
         why: &str,
         problems: &mut Vec<Problem>,
     ) -> Option<Found<u16>> {
-        let found = self.get(key, "a whole number", problems, |value| {
-            let integer = value.as_integer()?;
-            // What is too large for any number of ours is out of range like what is just too large.
-            Some(i64::from_str_radix(integer.as_str(), integer.radix()).unwrap_or(i64::MAX))
-        })?;
-        match u16::try_from(found.value).ok().filter(|value| *value <= max) {
-            Some(value) => Some(Found { value, place: found.place }),
-            None => {
-                let what = format!("{key} must be between 0 and {max}, not {}", found.value);
-                problems.push(Problem::error(found.place, what, why));
-                None
-            }
+        let found = self.get(key, "a whole number", problems, DeValue::as_integer)?;
+        let integer = found.value;
+        let value = u16::from_str_radix(integer.as_str(), integer.radix()).ok();
+        if let Some(value) = value.filter(|value| bounds.contains(value)) {
+            return Some(Found { value, place: found.place });
         }
-    }
-
-    /// Milliseconds of `"500ms"`, `"30s"`, `"5m"` or `"1h"`.
-    pub(super) fn duration(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<u64> {
-        let found = self.string(key, problems)?;
-        let text = found.value.trim();
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
-        let factor = match text[digits.len()..].trim() {
-            "ms" => Some(1),
-            "s" => Some(1_000),
-            "m" => Some(60_000),
-            "h" => Some(3_600_000),
-            _ => None,
-        };
-        let millis =
-            digits.parse::<u64>().ok().zip(factor).and_then(|(count, factor)| count.checked_mul(factor));
-        if millis.is_none() {
-            let what = format!("{key} is not a span of time: {:?}", found.value);
-            problems.push(Problem::error(
-                found.place,
-                what,
-                "write a number and its unit, like \"500ms\", \"30s\", \"5m\" or \"1h\"",
-            ));
-        }
-        millis
+        let (least, most) = (bounds.start(), bounds.end());
+        let what = format!("{key} must be between {least} and {most}, not {integer}");
+        problems.push(Problem::error(found.place, what, why));
+        None
     }
 
     /// A table within this one; an absent one reads as empty.
@@ -124,7 +148,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         key: &'static str,
         name: &'static str,
         problems: &mut Vec<Problem>,
-    ) -> Reader<'a, 'i> {
+    ) -> Self {
         let found = self.get(key, "a table", problems, DeValue::as_table);
         let place = self.place(key);
         Reader { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
@@ -136,20 +160,22 @@ impl<'a, 'i> Reader<'a, 'i> {
         key: &'static str,
         name: &'static str,
         problems: &mut Vec<Problem>,
-    ) -> Option<Vec<Reader<'a, 'i>>> {
+    ) -> Option<Vec<Self>> {
         let wanted = format!("written as {name}");
         let found = self.get(key, &wanted, problems, DeValue::as_array)?;
         let mut readers = Vec::new();
         for entry in found.value.iter() {
             match entry.get_ref().as_table() {
-                Some(table) => readers.push(Reader::new(name, table, entry.span())),
+                Some(table) => readers.push(Reader {
+                    name,
+                    table: Some(table),
+                    place: entry.span(),
+                    asked: BTreeSet::new(),
+                }),
                 None => {
                     let what = format!("an entry of {key} must be a table, not {}", kind(entry.get_ref()));
-                    problems.push(Problem::error(
-                        entry.span(),
-                        what,
-                        format!("write {name} and its keys below it"),
-                    ));
+                    let remedy = format!("write {name} and its keys below it");
+                    problems.push(Problem::error(entry.span(), what, remedy));
                 }
             }
         }
@@ -157,25 +183,36 @@ impl<'a, 'i> Reader<'a, 'i> {
     }
 
     /// Every key and value, whatever it is called.
-    pub(super) fn all(
-        &self,
-    ) -> impl Iterator<Item = (&'a Spanned<std::borrow::Cow<'i, str>>, &'a Spanned<DeValue<'i>>)> {
+    pub(super) fn all(&self) -> impl Iterator<Item = (&'a Spanned<Cow<'i, str>>, &'a Spanned<DeValue<'i>>)> {
         self.table.into_iter().flat_map(|table| table.iter())
     }
 
-    /// Reports the keys that nobody asked for.
-    pub(super) fn finish(self, problems: &mut Vec<Problem>) {
-        for (key, _) in self.all() {
+    fn unknown(&self) -> impl Iterator<Item = &'a Spanned<Cow<'i, str>>> {
+        self.all().map(|(key, _)| key).filter(|key| !self.asked.contains(key.get_ref().as_ref()))
+    }
+}
+
+/// Reports the keys that nobody asked for in any of the tables.
+pub(super) fn report_unknown(tables: &[Reader<'_, '_>], problems: &mut Vec<Problem>) {
+    for table in tables {
+        for key in table.unknown() {
             let name: &str = key.get_ref();
-            if self.asked.contains(name) {
-                continue;
-            }
-            let known: Vec<&str> = self.asked.iter().copied().collect();
-            let remedy = match nearest(name, known.iter().copied()) {
-                Some(nearest) => format!("did you mean {nearest}?"),
-                None => format!("allowed are {}", known.join(", ")),
+            let what = match table.name {
+                "" => format!("unknown key {name}"),
+                within => format!("unknown key {name} in {within}"),
             };
-            problems.push(Problem::error(key.span(), format!("unknown key {name} in {}", self.name), remedy));
+            let home = tables.iter().find(|other| other.asked.contains(name));
+            let remedy = match home.map(|home| home.name) {
+                Some("") => "it belongs at the top of the file, above the first [table]".to_owned(),
+                Some(home) => format!("it belongs in {home}"),
+                None => {
+                    let suggestion = suggestion(name, table.asked.iter().copied());
+                    let of_synapse = "a setting of homeserver.yaml belongs in [synapse]";
+                    let top = table.name.is_empty() && suggestion.starts_with("allowed");
+                    if top { format!("{suggestion}\n{of_synapse}") } else { suggestion }
+                }
+            };
+            problems.push(Problem::error(key.span(), what, remedy));
         }
     }
 }
@@ -190,5 +227,24 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
+    }
+}
+
+/// The remedy where quotes or brackets are all that is wrong.
+fn rewriting(wanted: &str, value: &DeValue<'_>) -> String {
+    let quoted = |value: &dyn Display| format!("write \"{value}\"");
+    match (wanted, value) {
+        ("a string", DeValue::Integer(value)) => quoted(value),
+        ("a string", DeValue::Float(value)) => quoted(value),
+        ("a string", DeValue::Datetime(value)) => quoted(value),
+        ("a whole number", DeValue::String(text)) if text.parse::<i64>().is_ok() => {
+            format!("write {text} without quotes")
+        }
+        ("true or false", DeValue::String(text)) if ["true", "false"].contains(&text.as_ref()) => {
+            format!("write {text} without quotes")
+        }
+        ("a string", DeValue::Array(_)) => "write one string, without [ ]".to_owned(),
+        ("written as [[listen]]", DeValue::Table(_)) => "write two brackets on each side".to_owned(),
+        (_, _) => String::new(),
     }
 }

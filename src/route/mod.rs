@@ -110,7 +110,8 @@ impl RouteTable {
         let mut text = format!("{method} {target}\n");
         let route = match self.decide(&head) {
             Decision::Health => {
-                return text + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up";
+                return text
+                    + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up";
             }
             Decision::Denied | Decision::AdminClosed => {
                 return text + "unit:  none\nwhy:   this path is not for clients; the router answers 404";
