@@ -1,7 +1,7 @@
 """Loads configuration files as the processes of Synapse do, and prints as JSON what each process would do.
 
-`HomeServerConfig.load_config` is what `python -m synapse.config -c FILE` calls; calling it here saves the import of
-Synapse for each file.
+`HomeServerConfig.load_config` is what `python -m synapse.config -c FILE` calls; calling it here saves importing
+Synapse anew for each file.
 """
 
 import json

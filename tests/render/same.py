@@ -21,8 +21,8 @@ def differences(meant: object, read: object, where: str) -> list[str]:
     if isinstance(meant, list):
         if len(meant) != len(read):
             return [f"{where}: {len(meant)} entries became {len(read)}"]
-        pairs = ((one, other, f"{where}[{at}]") for at, (one, other) in enumerate(zip(meant, read, strict=True)))
-        return [line for pair in pairs for line in differences(*pair)]
+        pairs = enumerate(zip(meant, read, strict=True))
+        return [line for at, (one, other) in pairs for line in differences(one, other, f"{where}[{at}]")]
     return [] if meant == read else [f"{where}: {meant!r} became {read!r}"]
 
 
