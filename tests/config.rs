@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1 cargo test --test config` writes the transcripts anew; read the difference before it is committed.
 
+#![expect(clippy::panic, clippy::unwrap_used, reason = "tests may panic")]
+
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -83,6 +85,22 @@ fn only_the_cases_that_say_so_are_mere_warnings() {
 }
 
 #[test]
+fn every_problem_has_a_remedy() {
+    // Mutation: the remedy of a number out of bounds left empty: seen red.
+    for case in files_in("tests/config/bad", "toml") {
+        let problems = match Config::parse(&read(&case), Path::new(BASE)) {
+            Ok(parsed) => parsed.warnings,
+            Err(problems) => problems,
+        };
+        assert!(
+            problems.iter().all(|problem| !problem.remedy.is_empty()),
+            "{}: {problems:#?}",
+            case.display()
+        );
+    }
+}
+
+#[test]
 fn twelve_mistakes_are_twelve_problems() {
     let text = read(&root().join("tests/config/bad/twelve-mistakes.toml"));
     assert_eq!(Config::parse(&text, Path::new(BASE)).unwrap_err().len(), 12);
@@ -120,8 +138,15 @@ fn the_reference_shows_every_default_as_it_is() {
     reference.synapse.clear();
     let smallest = parsed(&format!("server_name = \"{}\"", reference.server_name)).config;
     assert_eq!(reference, smallest);
-    for kind in WorkerKind::all() {
-        assert!(text.contains(&format!("\n{} = ", kind.key())), "{} is not shown", kind.key());
+    // The keys that a mistyped one is compared with are all there are.
+    for table in ["[workers]", "[database]", "[redis]", "[python]", "[[listen]]", "[supervisor]"] {
+        let wrong = format!("server_name = \"a.b\"\n{table}\nqqqqqqqqqqqq = 1\n");
+        let problems = Config::parse(&wrong, Path::new(BASE)).unwrap_err();
+        let allowed = problems.iter().find_map(|problem| problem.remedy.strip_prefix("allowed: ")).unwrap();
+        for key in allowed.split(", ") {
+            let shown = |line: &str| line.trim_start_matches('#').starts_with(&format!("{key} = "));
+            assert!(text.lines().any(shown), "{key} of {table} is not in config/synvisor.toml");
+        }
     }
 }
 

@@ -140,7 +140,9 @@ synapse = {{ enable_registration = true, enable_registration_without_verificatio
         say("stopping")
         self.supervisor.send_signal(signal.SIGTERM)
         code = self.supervisor.wait(timeout=120)
-        say("stopped; nothing is left running" if code == 0 else f"synvisor ended with {code}, see {self.log}")
+        say(
+            "stopped; nothing is left running" if code == 0 else f"synvisor ended with {code}, see {self.log}"
+        )
 
 
 def main() -> None:

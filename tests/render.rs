@@ -5,7 +5,9 @@
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "the tests run Python and write files into directories of their own"
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "tests run Python, write files into directories of their own, and may panic"
 )]
 
 use std::collections::BTreeMap;

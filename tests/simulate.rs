@@ -18,7 +18,12 @@
 //! - Orders taken after shutdown: "must be refused".
 //! - `(Draining, Tick)` that waits for ever for a drain: "is not ready" or "time stands still".
 //! - A pending order that is dropped when its unit is removed: "never answered".
-#![expect(clippy::disallowed_methods, reason = "a test reads SEED from the environment")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a test reads SEED from the environment, prints which seed failed, and may panic"
+)]
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

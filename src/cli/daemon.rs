@@ -60,6 +60,7 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         control: UnixListener::from(control),
         allowed_uids: vec![0, arguments.supervisor_uid],
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
+        parking: router::Parking::default(),
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

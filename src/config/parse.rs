@@ -77,15 +77,17 @@ fn syntax_problems(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
     by_line.into_values().collect()
 }
 
-/// The slips that people make; for the others the parser's own words must do.
+/// The slips that people make, and for the others how TOML is written.
 fn syntax_remedy(message: &str) -> &'static str {
+    const FORM: &str =
+        "write key = value, text in double quotes, and tables as [name] on a line of their own";
     let remedies = [
         ("must be quoted", "text stands in quotes: key = \"value\"; numbers, true and false do not"),
         ("key with no value", "write key = value; a table is written [name]"),
         ("duplicate key", "it stands further up already: keep one of the two"),
         ("basic string", "close the quotes at the end of the line"),
     ];
-    remedies.into_iter().find(|(words, _)| message.contains(words)).map_or("", |(_, remedy)| remedy)
+    remedies.into_iter().find(|(words, _)| message.contains(words)).map_or(FORM, |(_, remedy)| remedy)
 }
 
 impl Parser<'_> {
@@ -164,7 +166,7 @@ impl Parser<'_> {
         for kind in WorkerKind::all() {
             let why = match kind.max() {
                 1 => "Synapse allows one process for it",
-                _ => "",
+                _ => "at most 200, since more have not been tried",
             };
             if let Some(found) = reader.number(kind.key(), &(0..=kind.max()), why, &mut self.problems) {
                 counts.insert(kind, found.value);
@@ -203,7 +205,9 @@ impl Parser<'_> {
     }
 
     fn port(&mut self, reader: &mut Reader<'_, '_>, default: u16) -> u16 {
-        reader.number("port", &(1..=u16::MAX), "", &mut self.problems).map_or(default, |found| found.value)
+        reader
+            .number("port", &(1..=u16::MAX), "it is a TCP port", &mut self.problems)
+            .map_or(default, |found| found.value)
     }
 
     fn database(&mut self, reader: &mut Reader<'_, '_>) -> Database {
@@ -293,12 +297,7 @@ impl Parser<'_> {
         let state_dir = reader.string("state_dir", problems);
         let run_dir = reader.string("run_dir", problems);
         let user = or(reader.checked("user", problems, check::user_name), presets::USER);
-        let router = reader.checked("router_user", problems, check::user_name);
-        if let Some(router) = router.as_ref().filter(|router| router.value == user) {
-            let what = "router_user is the same as user: the router could read every secret of Synapse";
-            let remedy = "give the router, which strangers talk to, a user of its own";
-            problems.push(Problem::warning(router.place.clone(), what, remedy));
-        }
+        let router_user = or(reader.checked("router_user", problems, check::user_name), presets::ROUTER_USER);
         let mut timeout = |key, default| {
             reader.duration(key, &presets::TIMEOUTS, problems).map_or(default, |found| found.value)
         };
@@ -306,7 +305,7 @@ impl Parser<'_> {
             drain_timeout: timeout("drain_timeout", presets::DRAIN_TIMEOUT),
             stop_timeout: timeout("stop_timeout", presets::STOP_TIMEOUT),
             dependency_timeout: timeout("dependency_timeout", presets::DEPENDENCY_TIMEOUT),
-            router_user: or(router, presets::ROUTER_USER),
+            router_user,
             user,
             state_dir: self.path(state_dir.as_ref().map_or(presets::STATE_DIR, |found| &found.value)),
             run_dir: self.path(run_dir.as_ref().map_or(presets::RUN_DIR, |found| &found.value)),

@@ -15,6 +15,14 @@ use super::check::Wrong;
 use super::nearest::suggestion;
 use super::problem::Problem;
 
+// What a key wants, as a person says it.
+const STRING: &str = "a string";
+const TIME: &str = "a span of time";
+const TRUTH: &str = "true or false";
+const NUMBER: &str = "a whole number";
+const TABLE: &str = "a table";
+const TABLES: &str = "an array of tables";
+
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Found<T> {
@@ -63,11 +71,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         let found = read(value.get_ref());
         if found.is_none() {
             let what = format!("{key} must be {wanted}, not {}", kind(value.get_ref()));
-            let remedy = match wanted {
-                "a table" => format!("write [{key}] and its keys below it"),
-                _ => rewriting(wanted, value.get_ref()),
-            };
-            problems.push(Problem::error(value.span(), what, remedy));
+            problems.push(Problem::error(value.span(), what, rewriting(key, wanted, value.get_ref())));
         }
         found.map(|found| Found { value: found, place: value.span() })
     }
@@ -84,7 +88,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         problems: &mut Vec<Problem>,
         check: impl FnOnce(&str) -> Result<T, Wrong>,
     ) -> Option<Found<T>> {
-        self.described(key, "a string", problems, check)
+        self.described(key, STRING, problems, check)
     }
 
     /// Milliseconds.
@@ -94,7 +98,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         bounds: &RangeInclusive<u64>,
         problems: &mut Vec<Problem>,
     ) -> Option<Found<u64>> {
-        self.described(key, "a span of time like \"30s\"", problems, |text| check::duration(text, bounds))
+        self.described(key, TIME, problems, |text| check::duration(text, bounds))
     }
 
     fn described<T>(
@@ -119,7 +123,7 @@ impl<'a, 'i> Reader<'a, 'i> {
     }
 
     pub(super) fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<bool>> {
-        self.get(key, "true or false", problems, DeValue::as_bool)
+        self.get(key, TRUTH, problems, DeValue::as_bool)
     }
 
     /// An integer within bounds; `why` says why there are bounds.
@@ -130,7 +134,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         why: &str,
         problems: &mut Vec<Problem>,
     ) -> Option<Found<u16>> {
-        let found = self.get(key, "a whole number", problems, DeValue::as_integer)?;
+        let found = self.get(key, NUMBER, problems, DeValue::as_integer)?;
         let integer = found.value;
         let value = u16::from_str_radix(integer.as_str(), integer.radix()).ok();
         if let Some(value) = value.filter(|value| bounds.contains(value)) {
@@ -149,7 +153,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         name: &'static str,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let found = self.get(key, "a table", problems, DeValue::as_table);
+        let found = self.get(key, TABLE, problems, DeValue::as_table);
         let place = self.place(key);
         Reader { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
     }
@@ -161,8 +165,7 @@ impl<'a, 'i> Reader<'a, 'i> {
         name: &'static str,
         problems: &mut Vec<Problem>,
     ) -> Option<Vec<Self>> {
-        let wanted = format!("written as {name}");
-        let found = self.get(key, &wanted, problems, DeValue::as_array)?;
+        let found = self.get(key, TABLES, problems, DeValue::as_array)?;
         let mut readers = Vec::new();
         for entry in found.value.iter() {
             match entry.get_ref().as_table() {
@@ -220,31 +223,34 @@ pub(super) fn report_unknown(tables: &[Reader<'_, '_>], problems: &mut Vec<Probl
 /// A value's type as a person says it.
 fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
-        DeValue::String(_) => "a string",
-        DeValue::Integer(_) => "a whole number",
+        DeValue::String(_) => STRING,
+        DeValue::Integer(_) => NUMBER,
         DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => "true or false",
+        DeValue::Boolean(_) => TRUTH,
         DeValue::Datetime(_) => "a date or time",
         DeValue::Array(_) => "an array",
-        DeValue::Table(_) => "a table",
+        DeValue::Table(_) => TABLE,
     }
 }
 
-/// The remedy where quotes or brackets are all that is wrong.
-fn rewriting(wanted: &str, value: &DeValue<'_>) -> String {
-    let quoted = |value: &dyn Display| format!("write \"{value}\"");
+/// How to write what is wanted; where quotes or brackets are all that is wrong, with the value that is there.
+fn rewriting(key: &str, wanted: &str, value: &DeValue<'_>) -> String {
+    let quoted = |value: &dyn Display| format!("write it in quotes: {key} = \"{value}\"");
+    let number = |text: &str| text.parse::<i64>().is_ok();
+    let truth = |text: &str| ["true", "false"].contains(&text);
     match (wanted, value) {
-        ("a string", DeValue::Integer(value)) => quoted(value),
-        ("a string", DeValue::Float(value)) => quoted(value),
-        ("a string", DeValue::Datetime(value)) => quoted(value),
-        ("a whole number", DeValue::String(text)) if text.parse::<i64>().is_ok() => {
-            format!("write {text} without quotes")
+        (STRING, DeValue::Integer(value)) => quoted(value),
+        (STRING, DeValue::Float(value)) => quoted(value),
+        (STRING, DeValue::Datetime(value)) => quoted(value),
+        (STRING, _) => format!("write it like {key} = \"…\""),
+        (NUMBER, DeValue::String(text)) if number(text) => format!("write it without quotes: {key} = {text}"),
+        (NUMBER, _) => format!("write it like {key} = 2"),
+        (TRUTH, DeValue::String(text)) if truth(text) => format!("write it without quotes: {key} = {text}"),
+        (TRUTH, _) => format!("write {key} = true or {key} = false"),
+        (TABLE, _) => format!("write [{key}] on a line of its own and its keys below it"),
+        (TABLES, _) => {
+            format!("write [[{key}]], with two brackets, on a line of its own and its keys below it")
         }
-        ("true or false", DeValue::String(text)) if ["true", "false"].contains(&text.as_ref()) => {
-            format!("write {text} without quotes")
-        }
-        ("a string", DeValue::Array(_)) => "write one string, without [ ]".to_owned(),
-        ("written as [[listen]]", DeValue::Table(_)) => "write two brackets on each side".to_owned(),
-        (_, _) => String::new(),
+        (_, _) => format!("write it like {key} = \"30s\""),
     }
 }

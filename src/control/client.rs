@@ -30,10 +30,13 @@ pub enum ControlError {
 
 impl ControlError {
     fn connecting(error: &io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Self::NotRunning,
-            io::ErrorKind::PermissionDenied => Self::NotPermitted(error.to_string()),
-            _ => Self::Broken(error.to_string()),
+        let kind = error.kind();
+        if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) {
+            Self::NotRunning
+        } else if kind == io::ErrorKind::PermissionDenied {
+            Self::NotPermitted(error.to_string())
+        } else {
+            Self::Broken(error.to_string())
         }
     }
 }

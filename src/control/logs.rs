@@ -66,10 +66,10 @@ impl hyper::body::Body for Pieces {
 /// Sends until the log is at its end, or the reader has left.
 async fn send(path: PathBuf, lines: usize, follow: bool, pieces: mpsc::Sender<Bytes>) {
     let Ok((mut offset, last)) = last_lines(&path, lines).await else { return };
-    if pieces.send(last).await.is_err() {
+    if pieces.send(last).await.is_err() || !follow {
         return;
     }
-    while follow {
+    loop {
         let Ok(piece) = read_from(&path, &mut offset).await else { return };
         if piece.is_empty() {
             tokio::select! {

@@ -5,7 +5,13 @@ import os
 import platform
 import sys
 
-facts = {"python": list(sys.version_info[:3]), "synapse": None, "missing": [], "postgres": None, "redis": None}
+facts = {
+    "python": list(sys.version_info[:3]),
+    "synapse": None,
+    "missing": [],
+    "postgres": None,
+    "redis": None,
+}
 
 
 def inside(package, *path):

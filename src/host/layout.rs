@@ -123,6 +123,16 @@ impl Layout {
         fs::directory(&self.run.join("client"), 0o2750, client.as_ref())
     }
 
+    /// Removes the sockets that processes left which did not end by themselves; none may run any more.
+    pub fn remove_sockets(&self) -> Result<(), FsError> {
+        for directory in ["client", "private", "postgres", "redis"] {
+            for path in fs::list(&self.run.join(directory))? {
+                fs::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes rendered files; returns those that changed.
     pub fn write(&self, files: &FileSet, users: &Users) -> Result<Vec<PathBuf>, FsError> {
         let mut changed = Vec::new();

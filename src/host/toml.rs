@@ -37,10 +37,12 @@ impl fmt::Display for Unusable {
 /// Every problem, printed with its place.
 pub fn load(path: &Path) -> Result<Loaded, Unusable> {
     let text = fs::read(path).map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "write one (the smallest is one line: server_name = \"example.com\"), or name it with --config FILE",
-            io::ErrorKind::PermissionDenied => "use root, or a user that may read it",
-            _ => "name another one with --config FILE",
+        let remedy = if error.kind() == io::ErrorKind::NotFound {
+            "write one (the smallest is one line: server_name = \"example.com\"), or name it with --config FILE"
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "use root, or a user that may read it"
+        } else {
+            "name another one with --config FILE"
         };
         let permission = error.kind() == io::ErrorKind::PermissionDenied;
         Unusable { text: format!("{error}\n  {remedy}\n"), permission }

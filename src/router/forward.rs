@@ -35,8 +35,6 @@ use super::upstream::InFlight;
 use super::upstream::Sender;
 use super::upstream::Upstream;
 
-/// How long a request waits for a process; below the 30 s after which clients give up a request themselves.
-const PARKING: Duration = Duration::from_secs(25);
 /// How long a process may take for the head of its response once it has the whole request.
 const RESPONSE: Duration = Duration::from_secs(180);
 /// After a failed attempt to connect: the process is starting to listen, or its end is about to be known.
@@ -155,7 +153,7 @@ async fn send(
     mut request: Request<Upload>,
     activity: &Activity,
 ) -> Result<Response<Body>, Refusal> {
-    let deadline = Instant::now() + PARKING;
+    let deadline = Instant::now() + state.parking.longest;
     loop {
         let upstream = wait(state, choice, deadline).await?;
         let flight = upstream.enter();

@@ -44,6 +44,23 @@ pub struct RouterSetup {
     pub allowed_uids: Vec<u32>,
     /// How long requests in flight may take at the end.
     pub drain_timeout: Duration,
+    pub parking: Parking,
+}
+
+/// The bounds of waiting for a process that is away.
+#[derive(Clone, Copy, Debug)]
+pub struct Parking {
+    /// Requests that wait at once: each holds a connection and some memory.
+    pub most: usize,
+    /// How long one waits.
+    pub longest: Duration,
+}
+
+impl Default for Parking {
+    /// Clients give up a request after 30 s themselves.
+    fn default() -> Self {
+        Self { most: 2_000, longest: Duration::from_secs(25) }
+    }
 }
 
 /// Serves until SIGTERM, then lets requests in flight finish.
@@ -67,7 +84,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
     let local = LocalSet::new();
     local
         .run_until(async {
-            let state = State::new();
+            let state = State::new(setup.parking);
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));

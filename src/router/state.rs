@@ -16,15 +16,14 @@ use crate::wire::Incarnation;
 use crate::wire::ListenerSettings;
 use crate::wire::ToRouter;
 
+use super::Parking;
 use super::upstream::Upstream;
-
-/// More requests than this do not wait at once: each holds a connection and some memory.
-const MOST_PARKED: usize = 2_000;
 
 /// Shared by every task of the router, which all run on one thread.
 pub(super) struct State {
     table: RefCell<Rc<Known>>,
     up: RefCell<BTreeMap<UnitName, Rc<Upstream>>>,
+    pub(super) parking: Parking,
     parked: Cell<usize>,
     turn: Cell<u64>,
     /// Changes whenever somebody who waits might find what it waits for.
@@ -42,13 +41,14 @@ pub(super) struct Known {
 }
 
 impl State {
-    pub(super) fn new() -> Rc<Self> {
+    pub(super) fn new(parking: Parking) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
         let empty =
             Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), listeners: Vec::new() };
         Rc::new(Self {
             table: RefCell::new(Rc::new(empty)),
             up: RefCell::default(),
+            parking,
             parked: Cell::new(0),
             turn: Cell::new(0),
             changed: watch::Sender::new(0),
@@ -93,7 +93,7 @@ impl State {
     /// A place among those who wait, if there is one left.
     pub(super) fn park(self: &Rc<Self>) -> Option<Parked> {
         let parked = self.parked.get();
-        (parked < MOST_PARKED).then(|| {
+        (parked < self.parking.most).then(|| {
             self.parked.set(parked + 1);
             Parked(Rc::clone(self))
         })

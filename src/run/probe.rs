@@ -141,4 +141,36 @@ mod tests {
         assert_eq!(connections("synapse_replication_tcp_resource_total_connections 0.0\n"), 0.0);
         assert_eq!(connections(""), 0.0);
     }
+
+    /// Answers `/health` and the metrics as a process would that has this many connections to Redis.
+    async fn process(listener: tokio::net::UnixListener, connections: &'static str) {
+        use tokio::io::AsyncReadExt;
+        use tokio::io::AsyncWriteExt;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = vec![0; 1024];
+            let read = stream.read(&mut head).await.unwrap();
+            let metrics = head[..read].starts_with(b"GET /_synapse/metrics ");
+            let body = if metrics {
+                format!("synapse_replication_tcp_resource_total_connections {connections}\n")
+            } else {
+                "OK".to_owned()
+            };
+            let length = body.len();
+            let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(response.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_process_without_its_connection_to_redis_is_not_ready() {
+        // Mutation: the metric not asked for: seen red.
+        let dir = tempfile::tempdir().unwrap();
+        for (connections, redis, ready) in [("0.0", true, false), ("1.0", true, true), ("0.0", false, true)] {
+            let path = dir.path().join(format!("{connections}-{redis}.sock"));
+            let listener = tokio::net::UnixListener::bind(&path).unwrap();
+            let task = tokio::spawn(process(listener, connections));
+            assert_eq!(is_ready(&path, redis).await.unwrap(), ready, "{connections} {redis}");
+            task.abort();
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
@@ -125,27 +126,33 @@ fn lock(layout: &Layout, users: &Users, create: bool) -> Result<Option<fs::Lock>
 
 fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
     let bind = |listen: &crate::config::Listen| {
-        let address = listen.address;
-        socket::listen_tcp(address).map_err(|error| {
-            let port = address.port();
-            StartError::Failed(match error.kind() {
-                io::ErrorKind::AddrInUse => format!(
-                    "cannot listen on {address}: the port is taken by another program\n  \
-                     find it with: ss -ltnp 'sport = :{port}'; or choose another address in [[listen]]"
-                ),
-                io::ErrorKind::PermissionDenied => format!(
-                    "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE\n  \
-                     choose another address in [[listen]], or run synvisor from its systemd unit"
-                ),
-                io::ErrorKind::AddrNotAvailable => format!(
-                    "cannot listen on {address}: this machine does not have that address\n  \
-                     choose one of `ip address` in [[listen]]"
-                ),
-                _ => format!("cannot listen on {address}: {error}"),
-            })
-        })
+        socket::listen_tcp(listen.address)
+            .map_err(|error| StartError::Failed(cannot_listen(listen.address, &error)))
     };
     config.listen.iter().map(bind).collect()
+}
+
+fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
+    let kind = error.kind();
+    if kind == io::ErrorKind::AddrInUse {
+        format!(
+            "cannot listen on {address}: the port is taken by another program\n  \
+             find it with: ss -ltnp 'sport = :{}'; or choose another address in [[listen]]",
+            address.port()
+        )
+    } else if kind == io::ErrorKind::PermissionDenied {
+        format!(
+            "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE\n  \
+             choose another address in [[listen]], or run synvisor from its systemd unit"
+        )
+    } else if kind == io::ErrorKind::AddrNotAvailable {
+        format!(
+            "cannot listen on {address}: this machine does not have that address\n  \
+             choose one of `ip address` in [[listen]]"
+        )
+    } else {
+        format!("cannot listen on {address}: {error}")
+    }
 }
 
 /// Everything that a supervisor is made of.
@@ -210,6 +217,7 @@ impl Parts {
             unreachable: None,
         };
         let ended = driver.run(signals, news, commands).await;
+        self.layout.remove_sockets().map_err(failed)?;
         for path in [self.layout.control_socket(), self.layout.notify_socket(), self.layout.router_socket()] {
             fs::remove(&path).map_err(failed)?;
         }

@@ -99,6 +99,12 @@ pub fn directory(path: &Path, mode: u32, owner: Option<&User>) -> Result<(), FsE
     make().map_err(at("make the directory", path))
 }
 
+/// What is in a directory.
+pub fn list(path: &Path) -> Result<Vec<PathBuf>, FsError> {
+    let entries = || std::fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    entries().map_err(at("list", path))
+}
+
 /// Removes a file; one that does not exist is fine.
 pub fn remove(path: &Path) -> Result<(), FsError> {
     match std::fs::remove_file(path) {

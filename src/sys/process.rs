@@ -252,17 +252,18 @@ pub fn become_subreaper() -> io::Result<()> {
 
 /// A child that has ended, if there is one.
 pub fn reap() -> Option<(i32, Exit)> {
-    match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(pid, code)) => Some((pid.as_raw(), Exit::Code(code))),
-        Ok(WaitStatus::Signaled(pid, signal, _)) => Some((pid.as_raw(), Exit::Signal(signal as i32))),
-        Ok(
-            WaitStatus::Stopped(..)
-            | WaitStatus::Continued(_)
-            | WaitStatus::StillAlive
-            | WaitStatus::PtraceEvent(..)
-            | WaitStatus::PtraceSyscall(_),
-        )
-        | Err(_) => None,
+    ended(waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)).ok()?)
+}
+
+fn ended(status: WaitStatus) -> Option<(i32, Exit)> {
+    match status {
+        WaitStatus::Exited(pid, code) => Some((pid.as_raw(), Exit::Code(code))),
+        WaitStatus::Signaled(pid, signal, _) => Some((pid.as_raw(), Exit::Signal(signal as i32))),
+        WaitStatus::Stopped(..)
+        | WaitStatus::Continued(_)
+        | WaitStatus::StillAlive
+        | WaitStatus::PtraceEvent(..)
+        | WaitStatus::PtraceSyscall(_) => None,
     }
 }
 
@@ -301,11 +302,7 @@ mod tests {
             umask: 0o027,
         })
         .unwrap();
-        let exit = match waitpid(Pid::from_raw(pid), None).unwrap() {
-            WaitStatus::Exited(_, code) => Exit::Code(code),
-            WaitStatus::Signaled(_, signal, _) => Exit::Signal(signal as i32),
-            other => panic!("{other:?}"),
-        };
+        let exit = ended(waitpid(Pid::from_raw(pid), None).unwrap()).unwrap().1;
         (exit, super::super::fs::read(&path).unwrap())
     }
 
@@ -313,7 +310,8 @@ mod tests {
     fn a_child_gets_its_descriptors_and_no_others() {
         // Mutation: close_range left out and one descriptor opened without CLOEXEC: seen red.
         let stray = File::open("/dev/null").unwrap();
-        nix::fcntl::fcntl(&stray, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
+        // Above the numbers that the child's own descriptors take, and open over exec.
+        nix::fcntl::fcntl(&stray, nix::fcntl::FcntlArg::F_DUPFD(50)).unwrap();
         let (one, two) = (File::open("/dev/zero").unwrap(), File::open("/dev/null").unwrap());
         let script = "for n in 0 3 4; do readlink /proc/$$/fd/$n; done; ls /proc/$$/fd | tr '\\n' ' '";
         let (exit, text) = run(script, vec![one.as_fd(), two.as_fd()]);

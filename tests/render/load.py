@@ -1,6 +1,6 @@
 """Loads configuration files as the processes of Synapse do, and prints as JSON what each process would do.
 
-`HomeServerConfig.load_config` is what `python -m synapse.config -c FILE` calls; calling it here saves importing
+`python -m synapse.config -c FILE` calls `HomeServerConfig.load_config`; calling it here saves importing
 Synapse anew for each file.
 """
 

@@ -1,4 +1,4 @@
-"""A synvisor of its own for a test: private directories and ports, started, watched, stopped without a trace."""
+"""A synvisor of its own for a test: private directories and ports, started, watched and stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ ip_range_blacklist = []
 federation_verify_certificates = false
 rc_message = { per_second = 1000, burst_count = 1000 }
 rc_registration = { per_second = 1000, burst_count = 1000 }
-rc_joins = { local = { per_second = 1000, burst_count = 1000 }, remote = { per_second = 1000, burst_count = 1000 } }
+rc_joins.local = { per_second = 1000, burst_count = 1000 }
+rc_joins.remote = { per_second = 1000, burst_count = 1000 }
 [synapse.rc_login]
 address = { per_second = 1000, burst_count = 1000 }
 account = { per_second = 1000, burst_count = 1000 }
@@ -112,6 +113,7 @@ class Deployment:
         synapse: str = LIVELY,
         services: str = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n',
         extra: str = "",
+        admin: bool = False,
         venv: Path | None = None,
         user: str = UNPRIVILEGED,
         run_as: tuple[int, int] | None = None,
@@ -125,6 +127,7 @@ class Deployment:
         self.workers, self.services, self.extra, self.synapse = workers, services, extra, synapse
         self.venv = venv or prepare()
         self.user = user
+        self.admin = admin
         self.run_as = run_as
         if run_as:
             os.chown(self.directory, *run_as)
@@ -145,6 +148,7 @@ public_baseurl = "http://127.0.0.1:{self.port}/"
 venv = "{self.venv}"
 [[listen]]
 address = "127.0.0.1:{self.port}"
+admin = {str(self.admin).lower()}
 [supervisor]
 state_dir = "{self.state}"
 run_dir = "{self.run}"

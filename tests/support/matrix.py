@@ -66,7 +66,7 @@ class Client:
             except (OSError, http.client.HTTPException) as error:
                 failure: Exception = error
             except MatrixError as error:
-                if error.status not in (429, 502, 503, 504):
+                if error.status not in (429, 500, 502, 503, 504):
                     raise
                 failure = error
             if time.monotonic() > deadline:
@@ -131,7 +131,9 @@ class Client:
         while True:
             path = f"/_matrix/client/v3/rooms/{quote(room)}/messages?dir=f&limit=100{start}"
             page = self.insist("GET", path)
-            texts += [event["content"]["body"] for event in page["chunk"] if "body" in event.get("content", {})]
+            texts += [
+                event["content"]["body"] for event in page["chunk"] if "body" in event.get("content", {})
+            ]
             if "end" not in page:
                 return texts
             start = f"&from={quote(page['end'])}"

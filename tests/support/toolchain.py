@@ -41,7 +41,7 @@ def work_directory() -> Path:
 
 
 def candidates() -> list[str]:
-    """Interpreters to try: as root the system's first, since one in a home directory is closed to Synapse's user."""
+    """Interpreters to try: as root the system's first, since Synapse's user cannot enter root's home."""
     named = [f"python3.{minor}" for minor in range(14, 9, -1)]
     found = [path for name in ["python3", *named] if (path := shutil.which(name))]
     system = [f"/usr/bin/{name}" for name in ["python3", *named] if Path(f"/usr/bin/{name}").exists()]
@@ -57,7 +57,9 @@ def python() -> str:
         if subprocess.run([path, "-I", "-c", check], check=False).returncode == 0:
             return path
     wanted = ".".join(map(str, OLDEST))
-    sys.exit(f"Synapse needs Python {wanted} or newer, and none was found: install it (apt-get install python3)")
+    sys.exit(
+        f"Synapse needs Python {wanted} or newer, and none was found: install it (apt-get install python3)"
+    )
 
 
 def works(interpreter: str, code: str) -> bool:
@@ -70,7 +72,9 @@ def missing_packages(interpreter: str) -> list[str]:
     missing = []
     if not works(interpreter, "import venv, ensurepip"):
         missing.append(VENV)
-    header = "import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+    header = (
+        "import sysconfig, os, sys; sys.exit(not os.path.exists(sysconfig.get_path('include') + '/Python.h'))"
+    )
     if not works(interpreter, header):
         missing.append(HEADERS)
     if shutil.which("gcc") is None and shutil.which("cc") is None:

@@ -1,0 +1,148 @@
+"""Bad input: one clear message, a remedy, the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import socket
+import venv as venv_module
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import Deployment, deployed, free_port
+
+
+@pytest.fixture
+def fresh() -> Iterator[Deployment]:
+    deployment = Deployment()
+    try:
+        yield deployment
+    finally:
+        deployment.close()
+
+
+def refuse(deployment: Deployment, code: int, *words: str) -> str:
+    """`supervise` ends at once with this code and says these words; nothing is written."""
+    done = deployment.cli("supervise", timeout=60)
+    assert done.returncode == code, done
+    for word in words:
+        assert word in done.stderr, done.stderr
+    assert not deployment.state.exists()
+    assert not deployment.run.exists()
+    return done.stderr
+
+
+def problems(stderr: str) -> int:
+    return stderr.count(": error: ")
+
+
+def test_empty_file(fresh: Deployment) -> None:
+    fresh.toml.write_text("")
+    assert problems(refuse(fresh, 78, "the file is empty", 'server_name = "example.com"')) == 1
+
+
+def test_no_file(fresh: Deployment) -> None:
+    fresh.toml.unlink()
+    refuse(fresh, 78, str(fresh.toml), "--config FILE")
+
+
+def test_wrong_type(fresh: Deployment) -> None:
+    fresh.workers = 'generic = "two"'
+    fresh.write()
+    stderr = refuse(fresh, 78, f"{fresh.toml}:4:11: error: generic must be a whole number", "^^^^^")
+    assert problems(stderr) == 1
+
+
+def test_unknown_key(fresh: Deployment) -> None:
+    fresh.workers = "genric = 4"
+    fresh.write()
+    assert problems(refuse(fresh, 78, "unknown key genric in [workers]", 'did you mean "generic"?')) == 1
+
+
+def test_missing_secret_file(fresh: Deployment) -> None:
+    fresh.services = '[database]\npassword_file = "/nowhere/password"\n'
+    fresh.write()
+    assert problems(refuse(fresh, 78, "/nowhere/password", "No such file", "0600")) == 1
+
+
+def test_a_user_that_does_not_exist(fresh: Deployment) -> None:
+    fresh.user = "no-such-user"
+    fresh.write()
+    refuse(fresh, 78, "no-such-user", "useradd")
+
+
+def test_second_daemon_on_the_same_state_directory() -> None:
+    with deployed() as first:
+        second = first.cli("supervise", timeout=60)
+        assert second.returncode == 75, second
+        assert f"pid {first.process.pid if first.process else '?'}" in second.stderr
+        assert str(first.state) in second.stderr
+        assert first.status(), "the first one must not notice"
+
+
+def test_taken_port(fresh: Deployment) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", fresh.port))
+        taken.listen()
+        refuse(fresh, 1, f"127.0.0.1:{fresh.port}", "taken by another program", "[[listen]]")
+
+
+def test_unreachable_database(fresh: Deployment) -> None:
+    port = free_port()
+    fresh.services = f'[database]\nhost = "127.0.0.1"\nport = {port}\n'
+    fresh.extra = 'dependency_timeout = "2s"'
+    fresh.write()
+    done = fresh.cli("supervise", timeout=60)
+    assert done.returncode == 1, done
+    assert f"PostgreSQL at 127.0.0.1:{port} cannot be reached" in done.stderr
+    assert "[database]" in done.stderr
+    # Nothing but what every start writes: secrets and rendered files, whole and private.
+    assert sorted(path.name for path in (fresh.state / "config").iterdir()) == ["main.log.yaml", "main.yaml"]
+
+
+def test_virtualenv_without_synapse(fresh: Deployment) -> None:
+    empty = fresh.directory / "empty-venv"
+    venv_module.create(empty, with_pip=False, symlinks=True)
+    python = empty / "bin" / "python"
+    python.unlink()
+    python.symlink_to((fresh.venv / "bin" / "python").resolve())
+    fresh.venv = empty
+    fresh.write()
+    refuse(fresh, 78, f"there is no Synapse in {empty}", "pip install", "matrix-synapse")
+
+
+def test_no_virtualenv(fresh: Deployment) -> None:
+    fresh.venv = Path("/nowhere/venv")
+    fresh.write()
+    refuse(fresh, 78, "there is no virtualenv at /nowhere/venv", "python3 -m venv")
+
+
+def test_python_too_old(fresh: Deployment) -> None:
+    old = fresh.directory / "old-venv"
+    (old / "bin").mkdir(parents=True)
+    real = (fresh.venv / "bin" / "python").resolve()
+    python = old / "bin" / "python"
+    # An interpreter that says of itself that it is 3.9.
+    patch = "import sys; sys.version_info = (3, 9, 2, 'final', 0); exec(sys.argv[1])"
+    python.write_text(f'#!/bin/sh\nexec {real} -I -c "{patch}" "$3"\n')
+    python.chmod(0o755)
+    fresh.venv = old
+    fresh.write()
+    refuse(fresh, 78, "Python 3.9.2", "too old", "3.10")
+
+
+def test_a_daemon_that_does_not_run(fresh: Deployment) -> None:
+    for verb in (["status"], ["reload"], ["restart", "main"], ["logs", "main"]):
+        done = fresh.cli(*verb)
+        assert done.returncode == 69, done
+        assert "not running" in done.stderr
+        assert "systemctl start synvisor" in done.stderr
+
+
+def test_check_reports_everything_at_once(fresh: Deployment) -> None:
+    fresh.toml.write_text(
+        'server_name = "HTTPS://x"\n[workers]\ntyping = 2\ngenric = 1\n[synapse]\nredis = {}\n'
+    )
+    done = fresh.cli("check")
+    assert done.returncode == 78
+    assert problems(done.stderr) == 4, done.stderr

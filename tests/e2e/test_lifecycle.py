@@ -1,0 +1,201 @@
+"""Orders, reload, logs, and a stop that leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import UNPRIVILEGED, Deployment, deployed, over_unix_socket, wait_for
+
+# PostgreSQL wants a user that has a name.
+NOBODY = pwd.getpwnam(UNPRIVILEGED)[2:4]
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Deployment]:
+    """Main and two workers."""
+    with deployed("generic = 1\ntyping = 1") as deployment:
+        yield deployment
+
+
+def run(deployment: Deployment, *arguments: str) -> str:
+    done = deployment.cli(*arguments)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+def test_status_is_a_table_and_json(small: Deployment) -> None:
+    table = run(small, "status")
+    status = small.status()
+    assert status
+    assert status["state"] == "ready"
+    assert [unit["name"] for unit in status["units"]] == [
+        "postgres",
+        "redis",
+        "main",
+        "generic-1",
+        "typing-1",
+        "router",
+    ]
+    for unit in status["units"]:
+        line = next(line for line in table.splitlines() if line.startswith(unit["name"] + " "))
+        assert f" {unit['state']} " in line
+        assert f" {unit['pid']} " in line
+    # One user for everything is worth saying.
+    assert "separation" in table
+
+
+def test_stop_start_and_restart_of_one_unit(small: Deployment) -> None:
+    before = small.pids()
+    run(small, "stop", "generic-1")
+    assert small.unit("generic-1")["state"] == "down"
+    # What is not strict falls over to another process meanwhile.
+    assert "versions" in small.client().call("GET", "/_matrix/client/versions")
+    run(small, "start", "generic-1")
+    assert small.unit("generic-1")["state"] == "ready"
+    run(small, "restart", "typing-1")
+    after = small.pids()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"generic-1", "typing-1"}
+
+
+def test_an_order_that_makes_no_sense_says_what_would(small: Deployment) -> None:
+    unknown = small.cli("restart", "genric-1")
+    assert unknown.returncode == 1
+    assert "genric-1" in unknown.stderr
+    assert "generic-1" in unknown.stderr
+    assert small.cli("restart").returncode == 64
+
+
+def test_restart_all_restarts_synapse_and_nothing_else(small: Deployment) -> None:
+    before = small.pids()
+    run(small, "restart", "--all")
+    after = small.pids()
+    assert {name for name in before if before[name] != after[name]} == {"main", "generic-1", "typing-1"}
+    assert "versions" in small.client().call("GET", "/_matrix/client/versions")
+
+
+def test_reload_starts_and_stops_what_the_counts_ask_for(small: Deployment) -> None:
+    # Mutation: Desire answered by restarting every unit: seen red (pids differ).
+    before = small.pids()
+    assert "no change" in run(small, "reload")
+    small.workers = "generic = 2\ntyping = 1"
+    small.write()
+    assert "generic-2" in run(small, "reload")
+    small.wait_ready()
+    grown = small.pids()
+    assert set(grown) - set(before) == {"generic-2"}
+    assert {name: grown[name] for name in before} == before
+    small.workers = "generic = 1\ntyping = 1"
+    small.write()
+    run(small, "reload")
+    wait_for("generic-2 gone", lambda: True if small.pids() == before else None)
+    assert not list(small.state.glob("config/generic-2*"))
+
+
+def test_a_reload_that_concerns_running_processes_changes_nothing(small: Deployment) -> None:
+    before = small.pids()
+    files = {path: path.read_bytes() for path in (small.state / "config").iterdir()}
+    good = small.workers
+    for workers, word in (("generic = 1\ntyping = 0", "restart"), ("genric = 1", 'did you mean "generic"?')):
+        small.workers = workers
+        small.write()
+        done = small.cli("reload")
+        assert done.returncode != 0
+        assert word in done.stderr
+        assert {path: path.read_bytes() for path in (small.state / "config").iterdir()} == files
+    small.workers = good
+    small.write()
+    assert small.pids() == before
+
+
+def test_logs_are_printed_and_followed(small: Deployment) -> None:
+    assert len(run(small, "logs", "-n", "3", "main").splitlines()) == 3
+    assert small.cli("logs", "nobody").returncode == 1
+    command = small.command("logs", "--follow", "-n", "0", "generic-1")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as follower:
+        assert follower.stdout
+        run(small, "restart", "generic-1")
+        line = follower.stdout.readline()
+        follower.terminate()
+    assert "INFO" in line or "WARNING" in line, line
+
+
+def test_foreground_output_names_the_unit(small: Deployment) -> None:
+    assert any(line.startswith("main ") and " | " in line for line in small.tail(100_000).splitlines())
+
+
+def test_route_needs_no_daemon_and_says_why(small: Deployment) -> None:
+    text = run(small, "route", "PUT", "/_matrix/client/v3/rooms/!r/typing/@u:x")
+    assert "typing-1" in text
+    assert "only a writer of the typing stream" in text
+    assert "generic-1" in run(small, "route", "GET", "/_matrix/client/v3/sync?since=1")
+
+
+def test_the_control_socket_speaks_http(small: Deployment) -> None:
+    socket = small.run / "control.sock"
+    status, body = over_unix_socket(socket, "GET", "/v1/status")
+    assert (status, json.loads(body)["state"]) == (200, "ready")
+    assert over_unix_socket(socket, "POST", "/v1/restart", {"units": ["typing-1"]})[0] == 200
+    assert over_unix_socket(socket, "POST", "/v1/restart", {"unit": "typing-1"})[0] == 400
+    assert over_unix_socket(socket, "GET", "/v1/nothing")[0] == 404
+    assert small.cli("version").stdout.startswith("synvisor ")
+
+
+def test_strangers_do_not_steer(small: Deployment) -> None:
+    if os.geteuid() != 0:
+        pytest.fail("run the tests as root: only root can try to be somebody else")
+    # A user who is neither root nor synvisor's own; the socket is opened to all to test the second lock.
+    socket = small.run / "control.sock"
+    socket.chmod(0o666)
+    try:
+        script = "import sys; sys.path.insert(0, sys.argv[1]); from tests.support.deployment import *; "
+        script += "print(over_unix_socket(Path(sys.argv[2]), 'GET', '/v1/status')[0])"
+        root = str(Path(__file__).resolve().parents[2])
+        command = [
+            "setpriv",
+            "--reuid=12345",
+            "--regid=12345",
+            "--clear-groups",
+            str(small.venv / "bin/python"),
+        ]
+        done = subprocess.run(
+            [*command, "-c", script, root, str(socket)], capture_output=True, text=True, check=False
+        )
+        assert done.stdout.strip() == "403", done
+    finally:
+        socket.chmod(0o600)
+
+
+def test_secrets_are_for_nobody_else(small: Deployment) -> None:
+    for path in (small.state / "secrets").iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+    for path in (small.state / "config").glob("*.yaml"):
+        assert path.stat().st_mode & 0o077 == 0, path
+    # Neither in arguments nor in the log.
+    secrets = [path.read_text(encoding="utf-8").split()[-1] for path in (small.state / "secrets").iterdir()]
+    log = small.tail(10_000_000) + "".join(
+        path.read_text() for path in (small.state / "logs").glob("main.log")
+    )
+    status = run(small, "status", "--json")
+    arguments = "".join(
+        Path(f"/proc/{pid}/cmdline").read_text() + Path(f"/proc/{pid}/environ").read_text(errors="replace")
+        for pid in small.pids().values()
+    )
+    assert not [secret for secret in secrets if secret in log + status + arguments]
+
+
+def test_an_ordinary_user_can_run_it_and_a_stop_leaves_nothing() -> None:
+    with deployed("generic = 1", run_as=NOBODY) as deployment:
+        assert deployment.process
+        status = deployment.status()
+        assert status
+        assert any("nobody" in note for note in status["notes"])
+        assert "versions" in deployment.client().call("GET", "/_matrix/client/versions")
+        # `deployed` checks at its end that no process and no socket is left.
