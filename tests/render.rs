@@ -127,7 +127,7 @@ fn every_process_has_its_own_files_that_nobody_else_may_read() {
 
 #[test]
 fn the_shared_part_is_the_same_in_every_process() {
-    // Mutation: `run_background_tasks_on` written for its holder only: seen red.
+    // Mutation: `run_background_tasks_on` left out of main: seen red.
     let own = ["database", "enable_media_repo", "listeners", "log_config", "worker_"];
     for (name, settings) in SETUPS {
         let Setup { config, topology, files } = setup(settings, "");
@@ -248,7 +248,8 @@ fn hard_strings() -> Vec<String> {
 
 #[test]
 fn pyyaml_reads_what_was_meant() {
-    // Mutation: the emitter replaced by one that writes the string as it is between double quotes: seen red.
+    // Mutations, each seen red: the document written as JSON (which PyYAML does not always read); double quotes turned
+    // into single ones.
     let dir = tempfile::tempdir().unwrap();
     let mut hard = setup("", "");
     let strings = hard_strings();
@@ -284,7 +285,7 @@ fn pyyaml_reads_what_was_meant() {
 #[test]
 fn synapse_accepts_every_file_and_every_duty_has_its_process() {
     // Mutations, each seen red: main left out of quarantined_media_changes; media workers left out of instance_map
-    // (Synapse refuses); `enable_media_repo` never false; socket modes as strings; `main` for `master` in
+    // (Synapse refuses); `enable_media_repo` true for main always; socket modes as strings; `main` for `master` in
     // media_instance_running_background_jobs; pusher_instances left out.
     for (name, settings) in SETUPS {
         let dir = tempfile::tempdir().unwrap();
