@@ -36,6 +36,8 @@ pub(super) fn server_name(text: &str) -> Result<String, Wrong> {
         "write at most 230 letters, since user and room ids have room for 255"
     } else if host_and_port(text).is_some() {
         return Ok(text.to_owned());
+    } else if text.rsplit_once(':').is_some_and(|(host, _)| host_and_port(host).is_some()) {
+        "a port is a number from 1 to 65535; leave it out if the name is a domain of its own"
     } else {
         "write a domain, like example.com, if need be with a port; it can never be changed later"
     };

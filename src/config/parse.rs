@@ -32,7 +32,7 @@ use super::roles::WorkerKind;
 use super::synapse;
 
 /// The shortest file that works, shown where there is none.
-const SMALLEST: &str = "it is the domain in user and room ids, as in @alice:example.com; the smallest file is\n    \
+const SMALLEST: &str = "write the domain that stands in user and room ids, as in @alice:example.com; the smallest file is\n    \
                         server_name = \"example.com\"";
 
 /// Bytes of the path of a Unix socket on Linux: `sun_path` less its terminating zero.
@@ -166,7 +166,7 @@ impl Parser<'_> {
         for kind in WorkerKind::all() {
             let why = match kind.max() {
                 1 => "Synapse allows one process for it",
-                _ => "at most 200, since more have not been tried",
+                _ => "write a number within these bounds",
             };
             if let Some(found) = reader.number(kind.key(), &(0..=kind.max()), why, &mut self.problems) {
                 counts.insert(kind, found.value);
@@ -206,7 +206,7 @@ impl Parser<'_> {
 
     fn port(&mut self, reader: &mut Reader<'_, '_>, default: u16) -> u16 {
         reader
-            .number("port", &(1..=u16::MAX), "it is a TCP port", &mut self.problems)
+            .number("port", &(1..=u16::MAX), "write the port that the server listens on", &mut self.problems)
             .map_or(default, |found| found.value)
     }
 
@@ -246,7 +246,11 @@ impl Parser<'_> {
             && !embedded
         {
             let what = format!("path and {key} exclude each other in [redis]");
-            self.error(path.place.clone(), what, "path is a Unix socket; host and port are a TCP address");
+            self.error(
+                path.place.clone(),
+                what,
+                "keep path for a Unix socket, or host and port for a TCP address",
+            );
         }
         let endpoint = match path {
             Some(path) => Endpoint::Unix(self.path(&path.value)),

@@ -81,7 +81,7 @@ fn closing(text: &str, quote: char) -> Option<usize> {
 
 fn sounds_secret(key: &str) -> bool {
     let names_a_file = ["_file", "_path"].iter().any(|end| key.ends_with(end));
-    let words = ["secret", "pass", "token", "private_key", "signing_key", "credential"];
+    let words = ["secret", "pass", "token", "private_key", "api_key", "signing_key", "credential"];
     !names_a_file && words.iter().any(|word| key.contains(word))
 }
 

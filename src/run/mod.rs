@@ -95,7 +95,8 @@ struct Driver {
     notes: Vec<String>,
     router: Option<Link>,
     draining: BTreeSet<Life>,
-    replies: BTreeMap<Ticket, oneshot::Sender<Answer>>,
+    /// Who waits for an order, and what to say when it is carried out.
+    replies: BTreeMap<Ticket, (oneshot::Sender<Answer>, String)>,
     tickets: u64,
     /// Whether main and router have both been READY.
     started: bool,
@@ -392,14 +393,13 @@ impl Driver {
     }
 
     fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
+        let Some((reply, done)) = self.replies.remove(&ticket) else { return };
         let answer = match outcome {
-            Outcome::Done => Answer { ok: true, message: "done".to_owned() },
+            Outcome::Done => Answer { ok: true, message: done },
             Outcome::Failed(message) => Answer { ok: false, message },
         };
-        if let Some(reply) = self.replies.remove(&ticket) {
-            // Who asked may have left.
-            let _ = reply.send(answer);
-        }
+        // Who asked may have left.
+        let _ = reply.send(answer);
     }
 
     /// Drops what a unit that is no longer configured has left; its log stays.

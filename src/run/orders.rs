@@ -65,7 +65,13 @@ impl Driver {
         }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.replies.insert(ticket, reply);
+        let names: Vec<&str> = units.iter().map(UnitName::as_str).collect();
+        let done = match verb {
+            Verb::Start => "running",
+            Verb::Stop => "stopped",
+            Verb::Restart => "restarted",
+        };
+        self.replies.insert(ticket, (reply, format!("{done}: {}", names.join(", "))));
         self.input(Input::Order(ticket, verb, units));
     }
 

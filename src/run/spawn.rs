@@ -37,6 +37,9 @@ pub(super) struct Surroundings {
     /// The router's sockets; they stay ours, so that its clients wait while it is away.
     pub(super) listeners: Vec<TcpListener>,
     pub(super) router_control: UnixListener,
+    /// The lock on the state directory: every child holds it too, so that a new supervisor does not start before the
+    /// last process of the old one has ended.
+    pub(super) lock: fs::Lock,
 }
 
 struct Program<'a> {
@@ -49,7 +52,8 @@ struct Program<'a> {
 /// Starts the process of a unit; none for a service that is not ours.
 pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::Result<Option<i32>> {
     let layout = &around.layout;
-    let Some(program) = program(unit, config, around) else { return Ok(None) };
+    let Some(mut program) = program(unit, config, around) else { return Ok(None) };
+    program.descriptors.push(around.lock.as_fd());
     for socket in [&unit.client_socket, &unit.private_socket].into_iter().flatten() {
         layout::remove_socket(socket).map_err(io::Error::other)?;
     }

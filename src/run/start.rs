@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -62,11 +63,13 @@ pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartErr
     let passwords = Passwords::read(&config)?;
     let layout = Layout::of(&config);
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
-    drop(lock(&layout, &users, false)?);
+    drop(lock(&layout, &users, &config, false)?);
     let listeners = listen(&config)?;
 
     layout.make(&users).map_err(failed)?;
-    let _lock = lock(&layout, &users, true)?;
+    let Some(lock) = lock(&layout, &users, &config, true)? else {
+        return Err(failed("the lock on the state directory was not made"));
+    };
     let made = secrets::complete(&layout.secrets(), users.synapse.as_ref()).map_err(failed)?;
     let topology = Topology::of(&config);
     let files = render::render(&config, &topology, passwords.database.as_deref());
@@ -79,7 +82,7 @@ pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartErr
         tracing::info!("generated {} in {}", made.join(", "), layout.secrets().display());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let parts = Parts { config, config_path, topology, venv, users, layout, listeners, passwords };
+    let parts = Parts { config, config_path, topology, venv, users, layout, lock, listeners, passwords };
     runtime.block_on(parts.run())
 }
 
@@ -109,18 +112,43 @@ impl Passwords {
     }
 }
 
-fn lock(layout: &Layout, users: &Users, create: bool) -> Result<Option<fs::Lock>, StartError> {
-    match fs::lock(&layout.lock(), create, users.synapse.as_ref()) {
-        Ok(lock) => Ok(lock),
-        Err(LockError::Held(pid)) => {
-            let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-            Err(StartError::Busy(format!(
+/// Takes the lock on the state directory. One that only the children of a dead supervisor hold is waited for: they
+/// were told to end when it died.
+fn lock(
+    layout: &Layout,
+    users: &Users,
+    config: &Config,
+    create: bool,
+) -> Result<Option<fs::Lock>, StartError> {
+    let give_up = clock::now().after(config.supervisor.stop_timeout);
+    let mut said = false;
+    loop {
+        let holder = match fs::lock(&layout.lock(), create, users.synapse.as_ref()) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held(holder)) => holder,
+            Err(LockError::Fs(error)) => return Err(failed(error)),
+        };
+        let who = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        if holder.is_none_or(process::exists) {
+            return Err(StartError::Busy(format!(
                 "another synvisor{who} runs on {}\n  \
                  stop it first, or give this one a state_dir of its own in [supervisor]",
                 layout.state.display()
-            )))
+            )));
         }
-        Err(LockError::Fs(error)) => Err(failed(error)),
+        if clock::now() >= give_up {
+            return Err(StartError::Busy(format!(
+                "processes that an earlier synvisor{who} started on {} still run\n  \
+                 find them with: fuser {}",
+                layout.state.display(),
+                layout.lock().display()
+            )));
+        }
+        if !said {
+            tracing::info!("waiting for the processes of an earlier synvisor{who} to end");
+            said = true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -163,6 +191,7 @@ struct Parts {
     venv: Venv,
     users: Users,
     layout: Layout,
+    lock: fs::Lock,
     listeners: Vec<TcpListener>,
     passwords: Passwords,
 }
@@ -199,6 +228,7 @@ impl Parts {
                 venv: self.venv,
                 listeners: self.listeners,
                 router_control,
+                lock: self.lock,
             },
             database_password: self.passwords.database,
             redis_password: self.passwords.redis,

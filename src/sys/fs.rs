@@ -8,6 +8,8 @@ use std::io;
 use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -142,10 +144,17 @@ pub fn tail(path: &Path, bytes: u64) -> Result<String, FsError> {
     read().map_err(at("read", path))
 }
 
-/// A lock that this process holds as long as it lives.
+/// A lock that this process holds as long as it lives (flock(2)).
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
+}
+
+/// A child that inherits the descriptor holds the lock too, for as long as it lives.
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 /// Why a lock was not had.
@@ -182,7 +191,7 @@ pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lo
         write!(file, "{}", std::process::id())
     };
     write().map_err(|error| LockError::Fs(at("write", path)(error)))?;
-    Ok(Some(Lock { _file: file }))
+    Ok(Some(Lock { file }))
 }
 
 #[cfg(test)]
