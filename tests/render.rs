@@ -1,252 +1,392 @@
-//! The files that Synapse reads: as they should look, as PyYAML reads them, and as Synapse itself judges them.
+//! What Synapse is given: golden files for each preset, YAML that PyYAML reads as it was meant, and every file read by
+//! Synapse's own configuration parser.
 //!
-//! tests/golden/PRESET/ holds every file of a preset; `UPDATE=1 cargo test --test render` writes them anew.
+//! `UPDATE=1 cargo test --test render` writes the golden files anew. The Python of `SYNVISOR_TEST_VENV` is used.
+
 #![expect(
     clippy::disallowed_methods,
+    clippy::expect_used,
     clippy::unwrap_used,
-    clippy::panic,
-    reason = "tests read files and the environment, run Python, and may panic"
+    reason = "tests run Python, write files into directories of their own, and may panic"
 )]
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 
+use serde_json::Value as Json;
 use synvisor::config::Config;
-use synvisor::host::secrets;
-use synvisor::render::FileSet;
-use synvisor::render::render;
+use synvisor::config::problem;
+use synvisor::config::roles::Resource;
+use synvisor::config::roles::Stream;
+use synvisor::config::secret::Secret;
+use synvisor::render;
+use synvisor::topology::Role;
 use synvisor::topology::Topology;
+use synvisor::topology::Unit;
 
-const PRESETS: [&str; 4] = ["none", "little-federation-helper", "one-of-each", "specialized-workers"];
+/// How many of the setups are presets; golden files are kept for these.
+const PRESETS: usize = 4;
 
-fn files(toml: &str) -> FileSet {
+/// Every preset, and the mixes that could go wrong.
+const SETUPS: [(&str, &str); 7] = [
+    ("none", "[database]\npassword_file = \"db\"\nsslmode = \"require\"\nhost = \"db.example.com\""),
+    (
+        "little-federation-helper",
+        "[workers]\npreset = \"little-federation-helper\"\n[redis]\npath = \"/run/redis/redis.sock\"\npassword_file = \"/etc/redis\"",
+    ),
+    (
+        "one-of-each",
+        "[workers]\npreset = \"one-of-each\"\n[database]\nmode = \"embedded\"\n[redis]\nmode = \"embedded\"\n[synapse]\nreport_stats = true\nmax_upload_size = \"700M\"\n[synapse.caches]\nglobal_factor = 2.0",
+    ),
+    ("specialized-workers", "[workers]\npreset = \"specialized-workers\"\n[redis]\nhost = \"10.0.0.7\""),
+    (
+        "several-of-each",
+        "[workers]\npreset = \"one-of-each\"\ngeneric = 4\nfederation_sender = 3\npusher = 2\nevents = 2\nreceipts = 2\nthread_subscriptions = 2\nmedia_repository = 2",
+    ),
+    ("media-without-a-writer-of-quarantine", "[workers]\nmedia_repository = 2"),
+    ("writer-of-quarantine-without-media", "[workers]\nquarantined_media_changes = 1\ngeneric = 1"),
+];
+
+struct Setup {
+    config: Config,
+    topology: Topology,
+    files: render::FileSet,
+}
+
+fn setup(settings: &str, directories: &str) -> Setup {
+    let text = format!("server_name = \"example.com\"\n{settings}\n{directories}");
+    let parsed = Config::parse(&text, Path::new("/etc/synvisor"));
     let config =
-        Config::parse(toml, Path::new("/etc/synvisor")).unwrap_or_else(|problems| panic!("{problems:?}"));
-    render(&config.config, &Topology::of(&config.config), Some("the password"))
+        parsed.unwrap_or_else(|problems| panic!("{}", problem::print_all(&problems, "f", &text))).config;
+    let topology = Topology::of(&config);
+    let password = text.contains("[database]\npassword_file").then_some("p%ss: 'w\"rd # on");
+    let files = render::render(&config, &topology, password);
+    Setup { config, topology, files }
 }
 
-fn python() -> PathBuf {
-    let venv = std::env::var("SYNVISOR_TEST_VENV").unwrap_or_else(|_| {
-        panic!("run `make test`, or set SYNVISOR_TEST_VENV to a virtualenv that holds Synapse")
-    });
-    Path::new(&venv).join("bin/python")
-}
-
-/// Runs Python with a script and arguments; its output.
-fn run(script: &str, arguments: &[&str]) -> String {
-    let output = Command::new(python()).args(["-c", script]).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+fn python(script: &str, arguments: &[PathBuf]) -> String {
+    let venv = std::env::var("SYNVISOR_TEST_VENV").expect(
+        "SYNVISOR_TEST_VENV must name a virtualenv with Synapse: run `make test`, which prepares one and sets it",
+    );
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/render").join(script);
+    let mut command = Command::new(Path::new(&venv).join("bin/python"));
+    let output = command.arg("-I").arg(script).args(arguments).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} in {venv}: {errors}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn write(files: &FileSet) {
-    for (path, file) in files {
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, &file.bytes).unwrap();
-    }
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
 }
 
 #[test]
-fn presets_render_as_they_always_did() {
-    // Mutation: any line of src/render/mod.rs changed: seen red.
-    let update = std::env::var("UPDATE").is_ok();
-    for preset in PRESETS {
-        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(preset);
-        let files = files(&format!("server_name = \"example.com\"\n[workers]\npreset = \"{preset}\"\n"));
-        if update {
-            let _ = std::fs::remove_dir_all(&golden);
-            std::fs::create_dir_all(&golden).unwrap();
-        }
-        for (path, file) in &files {
-            let held = golden.join(path.file_name().unwrap());
-            if update {
-                std::fs::write(&held, &file.bytes).unwrap();
+fn rendered_files_are_as_they_were() {
+    // Mutation: anything in render/ that changes what is written is seen red here by definition.
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut differing = Vec::new();
+    for (name, settings) in SETUPS.into_iter().take(PRESETS) {
+        let Setup { config, topology, files } = setup(settings, "");
+        let mut expected: BTreeSet<PathBuf> = BTreeSet::new();
+        for unit in topology.synapse() {
+            let file = &files[&render::homeserver_path(&config, &unit.name)];
+            let path = golden.join(name).join(format!("{}.yaml", unit.name));
+            if std::env::var_os("UPDATE").is_some() {
+                fs::create_dir_all(golden.join(name)).unwrap();
+                fs::write(&path, &file.bytes).unwrap();
             }
-            let expected = std::fs::read(&held).unwrap_or_default();
-            assert!(
-                expected == file.bytes,
-                "{} differs:\n{}",
-                held.display(),
-                String::from_utf8_lossy(&file.bytes)
-            );
-            assert_eq!(file.mode, 0o600);
+            if !fs::read(&path).is_ok_and(|held| held == file.bytes) {
+                differing.push(format!("{}:\n{}", path.display(), text(&file.bytes)));
+            }
+            expected.insert(path);
         }
-        assert_eq!(std::fs::read_dir(&golden).unwrap().count(), files.len(), "{preset}");
+        for entry in fs::read_dir(golden.join(name)).unwrap().map(|entry| entry.unwrap().path()) {
+            assert!(expected.contains(&entry), "{} is no longer rendered", entry.display());
+        }
+    }
+    assert!(differing.is_empty(), "not as in tests/golden (UPDATE=1 rewrites):\n{}", differing.join("\n"));
+}
+
+#[test]
+fn every_process_has_its_own_files_that_nobody_else_may_read() {
+    // Mutation: mode 0o640: seen red.
+    for (name, settings) in SETUPS {
+        let Setup { config, topology, files } = setup(settings, "");
+        assert_eq!(files.len(), 2 * topology.synapse().count(), "{name}");
+        assert!(files.values().all(|file| file.mode == 0o600), "{name}");
+        for unit in topology.synapse() {
+            let log = text(&files[&render::log_config_path(&config, &unit.name)].bytes);
+            assert!(log.contains("ext://sys.stderr") && log.contains("%(request)s"), "{name}: {log}");
+        }
     }
 }
 
-/// Reads files with PyYAML and prints them as JSON, keyed by unit.
-const READ: &str = "
-import json, sys, pathlib, yaml
-print(json.dumps({path.stem: yaml.safe_load(path.read_text())
-    for path in pathlib.Path(sys.argv[1]).glob('*.yaml') if not path.name.endswith('.log.yaml')}))
-";
-
 #[test]
-fn pyyaml_reads_what_was_meant() {
-    // Mutation: the document written as JSON, which is YAML to all but PyYAML: seen red (U+007F, U+0085).
-    let hard = [
+fn the_shared_part_is_the_same_in_every_process() {
+    // Mutation: `run_background_tasks_on` left out of main: seen red.
+    let own = ["database", "enable_media_repo", "listeners", "log_config", "worker_"];
+    for (name, settings) in SETUPS {
+        let Setup { config, topology, files } = setup(settings, "");
+        let shared = |unit: &Unit| {
+            let yaml = text(&files[&render::homeserver_path(&config, &unit.name)].bytes).to_owned();
+            let mut skipping = false;
+            let kept = yaml.lines().filter(|line| {
+                if !line.starts_with([' ', '-']) {
+                    let secret = line.starts_with("worker_replication_secret_path");
+                    skipping = !secret && own.iter().any(|key| line.starts_with(key));
+                }
+                !skipping
+            });
+            kept.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let all: BTreeSet<Vec<String>> = topology.synapse().map(shared).collect();
+        assert_eq!(all.len(), 1, "{name}: {all:#?}");
+    }
+}
+
+/// Strings that one YAML parser or another takes for something else, and every character that is not a plain letter.
+fn hard_strings() -> Vec<String> {
+    let listed = [
+        "",
         "=",
         "<<",
         "0o17",
-        "0660",
+        "017",
+        "0x1f",
+        "0b1",
         "1e3",
+        "1.5",
         ".5",
         "1_000",
-        "0x1F",
+        "12:30:45",
+        "+1",
+        "-0",
+        ".inf",
+        "-.INF",
+        ".nan",
         "on",
+        "off",
         "yes",
         "No",
         "y",
-        "~",
+        "n",
+        "true",
+        "FALSE",
         "null",
         "Null",
-        "",
-        " ",
+        "~",
         "2026-01-01",
-        "12:30:45",
-        "190:20:30",
+        "2026-01-01T10:00:00Z",
+        "2026-01-01 10:00:00",
+        "- a",
         "-",
-        "--- a",
+        "--",
+        "---",
+        "...",
+        "? a",
+        "?",
+        ": a",
+        ":",
         "a: b",
+        "a :b",
         "a #b",
-        "# c",
-        "'",
-        "\"",
-        "\\",
-        "a\nb",
-        "a\n",
-        "\n a\n",
-        " lead",
-        "trail ",
-        "\ttab",
-        "\u{1}\u{7f}\u{85}\u{a0}",
-        "\u{2028}\u{feff}",
-        "ünïcödé 🦀",
-        "%tag",
-        "@at",
-        "`tick`",
-        "!bang",
-        "&anchor",
-        "*alias",
-        "[list",
-        "{map",
+        "#a",
+        "&a",
+        "*a",
+        "!a",
+        "!!str a",
         "|",
         ">",
-        "? q",
-        "NaN",
-        ".inf",
-        "true",
+        "%a",
+        "@a",
+        "`a",
+        "{a}",
+        "[a]",
+        "a, b",
+        "{",
+        "]",
+        "'a'",
+        "\"a\"",
+        "it's",
+        " a",
+        "a ",
+        "a\n",
+        "\na",
+        "a\nb",
+        "a\n\nb\n\n",
         "a\r\nb",
-        "\u{1b}[31m",
-        "very long ".repeat(40).leak(),
+        "\r",
+        "\t",
+        "a\tb",
+        "\\",
+        "\\n",
+        "a\\",
+        "%(request)s",
+        "ä",
+        "日本語",
+        "🦀",
+        "e\u{301}",
+        "\u{feff}a",
+        "\u{2028}",
+        "\u{85}",
+        "\u{a0}",
+        "\u{10ffff}",
+        "\u{fffe}",
+        "\u{d7ff}",
+        "\u{e000}",
     ];
-    let mut settings = toml::Table::new();
-    let mut nested = toml::Table::new();
-    for (number, text) in hard.iter().enumerate() {
-        settings.insert(format!("x_{number:03}"), toml::Value::String((*text).to_owned()));
-        nested.insert((*text).to_owned(), toml::Value::Integer(number as i64));
-    }
-    settings.insert("keys".to_owned(), toml::Value::Table(nested));
-    let numbers = [("int", toml::Value::Integer(i64::MIN)), ("float", toml::Value::Float(1e300))];
-    settings.extend(numbers.map(|(key, value)| (key.to_owned(), value)));
-    let mut whole = toml::Table::new();
-    whole.insert("server_name".to_owned(), "example.com".into());
-    whole.insert("synapse".to_owned(), settings.clone().into());
-
-    let dir = tempfile::tempdir().unwrap();
-    for (path, file) in files(&toml::to_string(&whole).unwrap()) {
-        std::fs::write(dir.path().join(path.file_name().unwrap()), file.bytes).unwrap();
-    }
-    let read: serde_json::Value = serde_json::from_str(&run(READ, &[dir.path().to_str().unwrap()])).unwrap();
-    for (key, meant) in settings {
-        assert_eq!(read["main"][&key], serde_json::to_value(&meant).unwrap(), "{key}");
-    }
-    // chmod wants a number.
-    assert_eq!(read["main"]["listeners"][0]["mode"], 0o660);
-    assert_eq!(read["main"]["database"]["args"]["password"], "the password");
+    let characters = (0..0x300).chain(0x2000..0x2070).filter_map(char::from_u32);
+    let around =
+        characters.flat_map(|c| [c.to_string(), format!("a{c}b"), format!("{c} "), format!("x {c}")]);
+    let long = ["a ".repeat(200), "a".repeat(2000), format!("{}\n{}", "b ".repeat(100), "c".repeat(100))];
+    listed.into_iter().map(str::to_owned).chain(around).chain(long).collect()
 }
 
 #[test]
-fn roles_are_named_as_synapse_names_them_and_shared_by_all() {
-    // Mutations: `main` in place of `master` among writers, a role list in the own part of a process: each seen red.
+fn pyyaml_reads_what_was_meant() {
+    // Mutations, each seen red: the document written as JSON (which PyYAML does not always read); double quotes turned
+    // into single ones.
     let dir = tempfile::tempdir().unwrap();
-    for (path, file) in
-        files("server_name = \"a.b\"\n[workers]\npreset = \"one-of-each\"\nfederation_sender = 2")
-    {
-        std::fs::write(dir.path().join(path.file_name().unwrap()), file.bytes).unwrap();
+    let mut hard = setup("", "");
+    let strings = hard_strings();
+    let value = |text: &String| toml::Value::String(text.clone());
+    let list = toml::Value::Array(strings.iter().map(value).collect());
+    let table = toml::Value::Table(strings.iter().map(|text| (text.clone(), value(text))).collect());
+    let nested =
+        toml::Value::Array(vec![list.clone(), toml::Value::Array(vec![table.clone(), table.clone()])]);
+    let numbers: toml::Table = toml::from_str(
+        "a = 0\nb = -1\nc = 9223372036854775807\nd = 1.0\ne = -0.5\nf = 1e300\ng = true\nh = []\ni = {}\nj = [[], {}]\nk = 1e-7",
+    )
+    .unwrap();
+    for (key, value) in [("list", list), ("table", table), ("nested", nested), ("numbers", numbers.into())] {
+        hard.config.synapse.insert(key.to_owned(), value);
     }
-    let read = run(READ, &[dir.path().to_str().unwrap()]);
-    let read: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&read).unwrap();
-    let main = &read["main"];
-    assert!(main["instance_map"].get("main").is_some() && main["instance_map"].get("master").is_none());
-    let writers = &main["stream_writers"];
-    assert_eq!(
-        writers["quarantined_media_changes"],
-        serde_json::json!(["master", "quarantined-media-changes-1"])
-    );
-    assert_eq!(
-        main["federation_sender_instances"],
-        serde_json::json!(["federation-sender-1", "federation-sender-2"])
-    );
-    assert_eq!(main["pusher_instances"], serde_json::json!(["pusher-1"]));
-    for (stream, names) in writers.as_object().unwrap() {
-        for name in names.as_array().unwrap() {
-            let known = name == "master" || main["instance_map"].get(name.as_str().unwrap()).is_some();
-            assert!(known, "{name} writes {stream} and is not in instance_map");
+    let mut arguments = Vec::new();
+    for key in ["list", "table", "nested", "numbers"] {
+        let meant = BTreeMap::from([(key, &hard.config.synapse[key])]);
+        let (written, expected) =
+            (dir.path().join(format!("{key}.yaml")), dir.path().join(format!("{key}.json")));
+        let mut config = hard.config.clone();
+        config.synapse = toml::Table::from_iter([(key.to_owned(), hard.config.synapse[key].clone())]);
+        let files = render::render(&config, &hard.topology, None);
+        let whole =
+            text(&files[&render::homeserver_path(&config, &hard.topology.units[1].name)].bytes).to_owned();
+        fs::write(&written, whole).unwrap();
+        fs::write(&expected, serde_json::to_vec(&meant).unwrap()).unwrap();
+        arguments.extend([written, expected]);
+    }
+    assert_eq!(python("same.py", &arguments), "");
+}
+
+#[test]
+fn synapse_accepts_every_file_and_every_duty_has_its_process() {
+    // Mutations, each seen red: main left out of quarantined_media_changes; media workers left out of instance_map
+    // (Synapse refuses); `enable_media_repo` true for main always; socket modes as strings; `main` for `master` in
+    // media_instance_running_background_jobs; pusher_instances left out.
+    for (name, settings) in SETUPS {
+        let dir = tempfile::tempdir().unwrap();
+        let directories = format!(
+            "[supervisor]\nstate_dir = \"{0}/state\"\nrun_dir = \"{0}/run\"",
+            dir.path().to_str().unwrap()
+        );
+        let password = dir.path().join("redis");
+        fs::write(&password, "hunter2\n").unwrap();
+        let settings = settings.replace("/etc/redis", password.to_str().unwrap());
+        let Setup { config, topology, files } = setup(&settings, &directories);
+        let state = &config.supervisor.state_dir;
+        for (path, file) in &files {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, &file.bytes).unwrap();
+        }
+        fs::create_dir_all(state.join("secrets")).unwrap();
+        for secret in Secret::ALL {
+            let content = match secret {
+                Secret::SigningKey => "ed25519 a_test H7g1x3mSSlyFPgRlzOrQfsDQcpTBUmoWFMEyKEJcoB4\n",
+                Secret::MacaroonSecretKey
+                | Secret::RegistrationSharedSecret
+                | Secret::FormSecret
+                | Secret::WorkerReplicationSecret => secret.setting(),
+            };
+            fs::write(secret.path(state), content).unwrap();
+        }
+        let units: Vec<&Unit> = topology.synapse().collect();
+        let paths: Vec<PathBuf> =
+            units.iter().map(|unit| render::homeserver_path(&config, &unit.name)).collect();
+        let loaded: Vec<Json> = serde_json::from_str(&python("load.py", &paths)).unwrap();
+        for (unit, loaded) in units.iter().zip(&loaded) {
+            let at = format!("{name}, {}", unit.name);
+            assert_eq!(loaded.get("error"), None, "{at}");
+            check(&at, unit, &topology, loaded);
         }
     }
-    // But for what is a process's own, every file is the same.
-    let own = [
-        "listeners",
-        "log_config",
-        "worker_app",
-        "worker_name",
-        "worker_listeners",
-        "worker_log_config",
-        "enable_media_repo",
-    ];
-    let shared = |unit: &serde_json::Value| {
-        let mut settings = unit.as_object().unwrap().clone();
-        settings.retain(|key, _| !own.contains(&key.as_str()));
-        settings
-    };
-    for (name, unit) in &read {
-        assert_eq!(shared(unit), shared(main), "{name}");
-        let media = name == "media-repository-1" || name == "quarantined-media-changes-1";
-        assert_eq!(unit["enable_media_repo"], media, "{name}");
-        assert!(name == "main" || unit["worker_name"] == name.as_str());
-    }
 }
 
-/// Synapse's own parser on many files in one process: what `python -m synapse.config -c FILE` does.
-const JUDGE: &str = "
-import sys
-from synapse.config.homeserver import HomeServerConfig
-for path in sys.argv[1:]:
-    try:
-        HomeServerConfig.load_config('', ['-c', path])
-    except BaseException as error:
-        sys.exit(f'{path}: {error!r}')
-";
-
-#[test]
-fn synapse_accepts_every_file_of_every_preset() {
-    // Mutation: a stream writer that is not in instance_map: seen red.
-    let dir = tempfile::tempdir().unwrap();
-    for preset in PRESETS {
-        let state = dir.path().join(preset);
-        let toml = format!(
-            "server_name = \"example.com\"\n[workers]\npreset = \"{preset}\"\n[supervisor]\nstate_dir = \"{}\"",
-            state.display()
-        );
-        std::fs::create_dir_all(state.join("secrets")).unwrap();
-        secrets::complete(&state.join("secrets"), None).unwrap();
-        let files = files(&toml);
-        write(&files);
-        let configs =
-            files.keys().map(|path| path.to_str().unwrap()).filter(|path| !path.ends_with(".log.yaml"));
-        run(JUDGE, &configs.collect::<Vec<_>>());
+fn check(at: &str, unit: &Unit, topology: &Topology, loaded: &Json) {
+    let strings = |value: &Json| -> Vec<String> { serde_json::from_value(value.clone()).unwrap() };
+    let main = unit.role == Role::Main;
+    assert_eq!(loaded["name"], if main { "master" } else { unit.name.as_str() }, "{at}");
+    let duties: BTreeSet<String> = strings(&loaded["duties"]).into_iter().collect();
+    assert_eq!(duties, meant(unit, topology), "{at}");
+    for secret in ["replication", "registration", "macaroon", "form"] {
+        let held = loaded[format!("{secret}_secret")].as_str().unwrap();
+        assert!(held.contains(secret), "{at}: {secret} is {held}");
     }
+
+    let listeners = loaded["listeners"].as_array().unwrap();
+    let of = |path: &Option<PathBuf>| {
+        listeners.iter().find(|held| held["path"].as_str().map(Path::new) == path.as_deref())
+    };
+    let private = of(&unit.private_socket).unwrap();
+    assert_eq!(private["mode"], 0o600, "{at}");
+    let called = topology.has_workers() && topology.is_called(unit);
+    assert_eq!(strings(&private["resources"]).contains(&"replication".to_owned()), called, "{at}");
+    let instances = strings(&loaded["instance_map"]);
+    let own_name = if main { ["main", "master"] } else { [unit.name.as_str(); 2] };
+    assert_eq!(instances.iter().any(|held| own_name.contains(&held.as_str())), called, "{at}");
+    assert_eq!(listeners.len(), 1 + usize::from(unit.client_socket.is_some()), "{at}");
+    if unit.client_socket.is_some() {
+        let client = of(&unit.client_socket).unwrap();
+        assert_eq!(client["mode"], 0o660, "{at}");
+        let offered = strings(&client["resources"]);
+        let meant = unit.resources.iter().filter(|resource| !main || **resource != Resource::Media);
+        assert_eq!(offered, meant.map(|resource| resource.name()).collect::<Vec<_>>(), "{at}");
+    }
+    assert_eq!(loaded["redis"][0], topology.has_workers() || loaded["redis"][1].is_string(), "{at}");
+}
+
+/// Who does what: the worker that is there for it, or else main.
+fn meant(unit: &Unit, topology: &Topology) -> BTreeSet<String> {
+    use synvisor::config::roles::WorkerKind as Kind;
+    let mut duties = BTreeSet::new();
+    let main = unit.role == Role::Main;
+    for kind in [Kind::Background, Kind::FederationSender, Kind::Pusher, Kind::Appservice, Kind::UserDir] {
+        if unit.role == Role::Worker(kind) || (main && topology.workers(kind).next().is_none()) {
+            duties.insert(kind.key().to_owned());
+        }
+    }
+    for stream in Stream::ALL {
+        let own = unit.role == Role::Worker(Kind::Writer(stream));
+        if own || (main && topology.workers(Kind::Writer(stream)).next().is_none()) {
+            duties.insert(stream.key().to_owned());
+        }
+    }
+    let media = unit.resources.contains(&Resource::Media);
+    let first = topology.synapse().find(|unit| unit.resources.contains(&Resource::Media)).unwrap();
+    if media {
+        duties.insert("media".to_owned());
+    }
+    if first.name == unit.name {
+        duties.insert("media_jobs".to_owned());
+    }
+    let quarantine = Stream::QuarantinedMediaChanges.key().to_owned();
+    let alone = topology.workers(Kind::Writer(Stream::QuarantinedMediaChanges)).next().is_none();
+    // Main always, for its background update; where media is, if nobody else was named for it.
+    if main || (alone && unit.role == Role::Worker(Kind::MediaRepository)) {
+        duties.insert(quarantine);
+    }
+    duties
 }

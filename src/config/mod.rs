@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
+mod check;
+pub mod nearest;
 mod parse;
 mod presets;
 pub mod problem;
 mod reader;
 pub mod roles;
+pub mod secret;
 mod synapse;
 
 use problem::Problem;

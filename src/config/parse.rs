@@ -1,7 +1,7 @@
 //! From the text of the TOML file to a [`Config`], or to every mistake in it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -19,23 +19,24 @@ use super::Redis;
 use super::Referred;
 use super::Supervisor;
 use super::Workers;
+use super::check;
+use super::nearest::suggestion;
 use super::presets;
 use super::presets::Preset;
 use super::problem::Problem;
 use super::problem::Severity;
-use super::problem::nearest;
 use super::reader::Found;
 use super::reader::Reader;
+use super::reader::report_unknown;
 use super::roles::WorkerKind;
 use super::synapse;
 
-/// Longest path of a Unix socket (`sun_path` less its terminating zero).
-const LONGEST_SOCKET_PATH: usize = 107;
-/// Twisted puts `.lock` behind the path of each socket while it binds it, but only the path itself is bound.
-const LONGEST_SOCKET_NAME: &str = "private/quarantined-media-changes-200.sock";
-
 /// The shortest file that works, shown where there is none.
-const SMALLEST: &str = "the smallest file is one line: server_name = \"example.com\"";
+const SMALLEST: &str = "write the domain that stands in user and room ids, as in @alice:example.com; the smallest file is\n    \
+                        server_name = \"example.com\"";
+
+/// Bytes of the path of a Unix socket on Linux: `sun_path` less its terminating zero.
+const LONGEST_SOCKET_PATH: usize = 107;
 
 struct Parser<'b> {
     base: &'b Path,
@@ -49,139 +50,106 @@ struct Parser<'b> {
 /// Every problem of the file, errors and warnings.
 pub(super) fn parse(text: &str, base: &Path) -> Result<Parsed, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What stands where is uncertain now: checking it would report what nobody wrote.
+        return Err(syntax_problems(text, &errors));
+    }
     let mut parser = Parser { base, problems: Vec::new(), files: Vec::new() };
-    for error in errors {
-        let place = error.span().unwrap_or(0..0);
-        let what = format!("this is not TOML: {}", error.message());
-        parser.problems.push(Problem::error(place, what, syntax_remedy(error.message())));
-    }
-    if !parser.problems.is_empty() {
-        // What is guessed of a text that is not TOML would be reported as mistakes that nobody made.
-        return Err(parser.problems);
-    }
-    let config = parser.root(Reader::new("the file", root.get_ref(), 0..0), text);
-    let (errors, warnings): (Vec<_>, Vec<_>) =
-        parser.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
+    let config = parser.root(Reader::root(root.get_ref()));
+    let wrong = parser.problems.iter().any(|problem| problem.severity == Severity::Error);
     match config {
-        Some(config) if errors.is_empty() => Ok(Parsed { config, warnings, files: parser.files }),
-        Some(_) | None => Err(errors.into_iter().chain(warnings).collect()),
+        Some(config) if !wrong => Ok(Parsed { config, warnings: parser.problems, files: parser.files }),
+        Some(_) | None => Err(parser.problems),
     }
 }
 
-fn syntax_remedy(message: &str) -> &'static str {
-    if message.contains("duplicate") {
-        "remove one of the two, or put the keys of both into one table"
-    } else if message.contains("quoted") {
-        "write text in double quotes: key = \"value\""
-    } else {
-        "write key = value, with text in double quotes, and tables as [name] on a line of their own"
+/// One problem a line: what the parser says after the first is mostly an echo of it.
+fn syntax_problems(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
+    let line = |at: usize| text.get(..at).map_or(0, |before| before.matches('\n').count());
+    let mut by_line: BTreeMap<usize, Problem> = BTreeMap::new();
+    for error in errors {
+        let place = error.span().unwrap_or(text.len()..text.len());
+        by_line.entry(line(place.start)).or_insert_with(|| {
+            let message = error.message();
+            Problem::error(place, format!("this is not TOML: {message}"), syntax_remedy(message))
+        });
     }
+    by_line.into_values().collect()
+}
+
+/// The slips that people make, and for the others how TOML is written.
+fn syntax_remedy(message: &str) -> &'static str {
+    const FORM: &str =
+        "write key = value, text in double quotes, and tables as [name] on a line of their own";
+    let remedies = [
+        ("must be quoted", "text stands in quotes: key = \"value\"; numbers, true and false do not"),
+        ("key with no value", "write key = value; a table is written [name]"),
+        ("duplicate key", "it stands further up already: keep one of the two"),
+        ("basic string", "close the quotes at the end of the line"),
+    ];
+    remedies.into_iter().find(|(words, _)| message.contains(words)).map_or(FORM, |(_, remedy)| remedy)
 }
 
 impl Parser<'_> {
-    fn root(&mut self, mut root: Reader<'_, '_>, text: &str) -> Option<Config> {
+    /// None if something that has no default is missing or wrong.
+    fn root(&mut self, mut root: Reader<'_, '_>) -> Option<Config> {
         let problems = &mut self.problems;
-        let server_name = root.string("server_name", problems);
-        let public_baseurl = root.string("public_baseurl", problems);
+        let empty = root.all().next().is_none();
+        let name = root.checked("server_name", problems, check::server_name);
+        let url = root.checked("public_baseurl", problems, check::base_url);
         let mut workers = root.table("workers", "[workers]", problems);
         let mut database = root.table("database", "[database]", problems);
         let mut redis = root.table("redis", "[redis]", problems);
         let mut python = root.table("python", "[python]", problems);
         let mut supervisor = root.table("supervisor", "[supervisor]", problems);
-        let listen = root.tables("listen", "[[listen]]", problems);
+        let mut listen = root.tables("listen", "[[listen]]", problems);
         let settings = root.table("synapse", "[synapse]", problems);
-        if server_name.is_none() && !root.has("server_name") {
-            let what = if text.trim().is_empty() { "the file is empty" } else { "server_name is missing" };
-            problems.push(Problem::error(
-                0..0,
-                what,
-                format!("write the domain that stands in user and room ids, @alice:example.com; {SMALLEST}"),
-            ));
-        }
-        root.finish(problems);
 
-        let server_name = server_name.and_then(|found| self.server_name(found));
-        let public_baseurl = match public_baseurl {
-            Some(found) => self.url(&found),
-            None => server_name.as_ref().map(|name| format!("https://{name}/")),
-        };
-        let supervisor_settings = self.supervisor(&mut supervisor);
-        supervisor.finish(&mut self.problems);
-        let config = Config {
+        let dirs = self.supervisor(&mut supervisor);
+        let synapse = synapse::read(&settings, &dirs.state_dir, &mut self.problems);
+        let partial = Config {
+            server_name: name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
+            public_baseurl: self.public_baseurl(url, name.as_ref()),
             workers: self.workers(&mut workers),
             database: self.database(&mut database),
             redis: self.redis(&mut redis),
-            python: self.python(&mut python, &supervisor_settings),
-            listen: self.listen(listen),
-            synapse: synapse::read(
-                &settings,
-                &supervisor_settings.state_dir.display().to_string(),
-                &mut self.problems,
-            ),
-            supervisor: supervisor_settings,
-            server_name: server_name.unwrap_or_default(),
-            public_baseurl: public_baseurl.unwrap_or_default(),
+            python: self.python(&mut python, &dirs),
+            listen: self.listen(listen.as_deref_mut()),
+            supervisor: dirs,
+            synapse,
         };
-        for reader in [workers, database, redis, python] {
-            reader.finish(&mut self.problems);
+        self.check_sockets(&supervisor, &partial);
+        let mut tables = vec![root, workers, database, redis, python, supervisor];
+        tables.extend(listen.into_iter().flatten());
+        report_unknown(&tables, &mut self.problems);
+        // One that stands in the wrong table has been reported there.
+        if !tables.iter().chain([&settings]).any(|table| table.has("server_name")) {
+            let what =
+                if empty { "the file is empty: server_name is required" } else { "server_name is missing" };
+            self.problems.push(Problem::error(None, what, SMALLEST));
         }
-        (!config.server_name.is_empty()).then_some(config)
+        name.map(|_| partial)
     }
 
-    fn error(&mut self, place: std::ops::Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
+    fn error(&mut self, place: Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
         self.problems.push(Problem::error(place, what, remedy));
-    }
-
-    /// The grammar of the Matrix specification, appendix "Server Name".
-    fn server_name(&mut self, found: Found<String>) -> Option<String> {
-        let name = &found.value;
-        let (host, port) = match name.rsplit_once(':') {
-            Some((host, port)) if !port.contains(']') => (host, Some(port)),
-            _ => (name.as_str(), None),
-        };
-        let host_is_fine =
-            if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-                address.parse::<std::net::Ipv6Addr>().is_ok()
-            } else {
-                !host.is_empty()
-                    && host.len() <= 230
-                    && host.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.".contains(c))
-            };
-        let port_is_fine =
-            port.is_none_or(|port| (1..=5).contains(&port.len()) && port.parse::<u16>().is_ok());
-        if host_is_fine && port_is_fine {
-            return Some(found.value);
-        }
-        let remedy = if name.contains("://") {
-            "write the name alone, without https:// and without a path"
-        } else if name.chars().any(|c| c.is_ascii_uppercase()) {
-            "write it in lower case: clients and servers compare it letter by letter"
-        } else if host_is_fine {
-            "a port is a number from 1 to 65535; leave it out if the name is a domain of its own"
-        } else {
-            "write a domain like example.com; it can never be changed later"
-        };
-        self.error(found.place, format!("server_name is not a server name: {name:?}"), remedy);
-        None
-    }
-
-    fn url(&mut self, found: &Found<String>) -> Option<String> {
-        let rest = ["https://", "http://"].iter().find_map(|scheme| found.value.strip_prefix(scheme));
-        let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
-        if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-            let what = format!("public_baseurl is not a URL: {:?}", found.value);
-            self.error(
-                found.place.clone(),
-                what,
-                "write how clients reach the homeserver, like https://matrix.example.com/",
-            );
-            return None;
-        }
-        Some(format!("{}/", found.value.trim_end_matches('/')))
     }
 
     fn path(&self, text: &str) -> PathBuf {
         self.base.join(text)
+    }
+
+    fn public_baseurl(&mut self, url: Option<Found<String>>, name: Option<&Found<String>>) -> String {
+        let Some(url) = url else {
+            return name.map(|name| format!("https://{}/", name.value)).unwrap_or_default();
+        };
+        let local = ["http://localhost", "http://127.", "http://[::1]"];
+        if url.value.starts_with("http://") && !local.iter().any(|start| url.value.starts_with(start)) {
+            let what = "public_baseurl is without TLS: passwords and messages cross the network readable";
+            let remedy = "write https:// and the address of the web server that holds the certificate";
+            self.problems.push(Problem::warning(url.place, what, remedy));
+        }
+        url.value
     }
 
     fn workers(&mut self, reader: &mut Reader<'_, '_>) -> Workers {
@@ -190,21 +158,17 @@ impl Parser<'_> {
             match Preset::ALL.into_iter().find(|preset| preset.name() == found.value) {
                 Some(preset) => counts.extend(preset.kinds().into_iter().map(|kind| (kind, 1))),
                 None => {
-                    let names: Vec<&str> = Preset::ALL.iter().map(|preset| preset.name()).collect();
-                    let remedy = match nearest(&found.value, names.iter().copied()) {
-                        Some(nearest) => format!("did you mean {nearest}?"),
-                        None => format!("allowed are {}", names.join(", ")),
-                    };
-                    self.error(found.place, format!("there is no preset {:?}", found.value), remedy);
+                    let names = suggestion(&found.value, Preset::ALL.map(Preset::name));
+                    self.error(found.place, format!("there is no preset \"{}\"", found.value), names);
                 }
             }
         }
         for kind in WorkerKind::all() {
             let why = match kind.max() {
                 1 => "Synapse allows one process for it",
-                _ => "",
+                _ => "write a number within these bounds",
             };
-            if let Some(found) = reader.number(kind.key(), 0..=kind.max(), why, &mut self.problems) {
+            if let Some(found) = reader.number(kind.key(), &(0..=kind.max()), why, &mut self.problems) {
                 counts.insert(kind, found.value);
             }
         }
@@ -221,16 +185,13 @@ impl Parser<'_> {
                 for key in keys.iter().filter(|key| reader.has(key)) {
                     let what = format!("{key} means nothing in {table} with mode = \"embedded\"");
                     let remedy = "remove it, or write mode = \"external\"";
-                    self.problems.push(Problem::error(reader.place(key), what, remedy));
+                    self.error(reader.place(key), what, remedy);
                 }
                 true
             }
             other => {
-                self.error(
-                    mode.place,
-                    format!("there is no mode {other:?}"),
-                    "allowed are embedded, external",
-                );
+                let remedy = suggestion(other, ["embedded", "external"]);
+                self.error(mode.place, format!("there is no mode \"{other}\""), remedy);
                 false
             }
         }
@@ -244,24 +205,20 @@ impl Parser<'_> {
     }
 
     fn port(&mut self, reader: &mut Reader<'_, '_>, default: u16) -> u16 {
-        let found = reader.number(
-            "port",
-            1..=u16::MAX,
-            "write the port that the server listens on",
-            &mut self.problems,
-        );
-        found.map_or(default, |found| found.value)
+        reader
+            .number("port", &(1..=u16::MAX), "write the port that the server listens on", &mut self.problems)
+            .map_or(default, |found| found.value)
     }
 
     fn database(&mut self, reader: &mut Reader<'_, '_>) -> Database {
         let keys = ["host", "port", "user", "name", "password_file", "sslmode"];
         let embedded = self.embedded(reader, "[database]", &keys);
-        let host = reader.string("host", &mut self.problems);
+        let host = reader.checked("host", &mut self.problems, check::database_host);
         let external = ExternalDatabase {
-            host: host.map_or_else(|| presets::DATABASE_HOST.to_owned(), |found| found.value),
+            host: or(host, presets::DATABASE_HOST),
             port: self.port(reader, presets::DATABASE_PORT),
-            user: text(reader.string("user", &mut self.problems), presets::DATABASE_USER),
-            name: text(reader.string("name", &mut self.problems), presets::DATABASE_NAME),
+            user: or(reader.string("user", &mut self.problems), presets::DATABASE_USER),
+            name: or(reader.string("name", &mut self.problems), presets::DATABASE_NAME),
             password_file: self.password_file(reader),
             sslmode: self.sslmode(reader),
         };
@@ -273,8 +230,8 @@ impl Parser<'_> {
         const MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
         let found = reader.string("sslmode", &mut self.problems)?;
         if !MODES.contains(&found.value.as_str()) {
-            let what = format!("there is no sslmode {:?}", found.value);
-            self.error(found.place, what, format!("allowed are {}", MODES.join(", ")));
+            let what = format!("there is no sslmode \"{}\"", found.value);
+            self.error(found.place, what, suggestion(&found.value, MODES));
             return None;
         }
         Some(found.value)
@@ -283,7 +240,7 @@ impl Parser<'_> {
     fn redis(&mut self, reader: &mut Reader<'_, '_>) -> Redis {
         let embedded = self.embedded(reader, "[redis]", &["host", "port", "path", "password_file"]);
         let path = reader.string("path", &mut self.problems);
-        let host = reader.string("host", &mut self.problems);
+        let host = reader.checked("host", &mut self.problems, check::tcp_host);
         let port = self.port(reader, presets::REDIS_PORT);
         if let (Some(path), Some(key)) = (&path, ["host", "port"].into_iter().find(|key| reader.has(key)))
             && !embedded
@@ -297,7 +254,7 @@ impl Parser<'_> {
         }
         let endpoint = match path {
             Some(path) => Endpoint::Unix(self.path(&path.value)),
-            None => Endpoint::Tcp { host: text(host, presets::REDIS_HOST), port },
+            None => Endpoint::Tcp { host: or(host, presets::REDIS_HOST), port },
         };
         let external = ExternalRedis { endpoint, password_file: self.password_file(reader) };
         if embedded { Redis::Embedded } else { Redis::External(external) }
@@ -310,53 +267,31 @@ impl Parser<'_> {
         }
     }
 
-    fn listen(&mut self, tables: Option<Vec<Reader<'_, '_>>>) -> Vec<Listen> {
+    fn listen(&mut self, tables: Option<&mut [Reader<'_, '_>]>) -> Vec<Listen> {
         let Some(tables) = tables else {
-            return presets::LISTEN
-                .parse()
-                .map(|address| vec![Listen { address, admin: false }])
-                .unwrap_or_default();
+            let default = check::listen_address(presets::LISTEN).ok();
+            return default.into_iter().map(|address| Listen { address, admin: false }).collect();
         };
         let mut listen: Vec<Listen> = Vec::new();
-        for mut table in tables {
-            let address = table.string("address", &mut self.problems);
-            let admin = table.boolean("admin", &mut self.problems).is_some_and(|found| found.value);
-            let missing = address.is_none() && !table.has("address");
-            let place = table.place("address");
-            table.finish(&mut self.problems);
-            if missing {
-                self.error(
-                    place,
-                    "address is missing in [[listen]]",
-                    "write an address and a port, like \"127.0.0.1:8008\"",
-                );
+        for table in tables {
+            let address = table.checked("address", &mut self.problems, check::listen_address);
+            let admin = table.boolean("admin", &mut self.problems);
+            if !table.has("address") {
+                let remedy = "write an address and a port, like address = \"127.0.0.1:8008\"";
+                self.error(table.place("address"), "address is missing in [[listen]]", remedy);
             }
-            let Some(found) = address else { continue };
-            match found.value.parse::<SocketAddr>() {
-                Ok(address) if address.port() == 0 => {
-                    self.error(
-                        found.place,
-                        "a listener needs a port other than 0",
-                        "write the port that clients or your front proxy connect to",
-                    );
-                }
-                Ok(address) if listen.iter().any(|other| other.address == address) => {
-                    self.error(
-                        found.place,
-                        format!("{address} is listened on twice"),
-                        "remove one of the two [[listen]]",
-                    );
-                }
-                Ok(address) => listen.push(Listen { address, admin }),
-                Err(_) => {
-                    let what = format!("not an address with a port: {:?}", found.value);
-                    self.error(
-                        found.place,
-                        what,
-                        "write it like \"127.0.0.1:8008\", \"0.0.0.0:8008\" or \"[::]:8008\"",
-                    );
-                }
+            let Some(Found { value: address, place }) = address else { continue };
+            if let Some(other) = listen.iter().find(|other| check::collide(other.address, address)) {
+                let what = format!("address collides with the listener on {}", other.address);
+                self.error(place, what, "remove one of the two [[listen]], or give it another port");
+                continue;
             }
+            if let Some(admin) = admin.as_ref().filter(|admin| admin.value && !address.ip().is_loopback()) {
+                let what = format!("the admin API is reachable by whoever reaches {address}");
+                let remedy = "listen on 127.0.0.1, or see to it that only administrators reach this address";
+                self.problems.push(Problem::warning(admin.place.clone(), what, remedy));
+            }
+            listen.push(Listen { address, admin: admin.is_some_and(|admin| admin.value) });
         }
         listen
     }
@@ -365,30 +300,49 @@ impl Parser<'_> {
         let problems = &mut self.problems;
         let state_dir = reader.string("state_dir", problems);
         let run_dir = reader.string("run_dir", problems);
+        let user = or(reader.checked("user", problems, check::user_name), presets::USER);
+        let router_user = or(reader.checked("router_user", problems, check::user_name), presets::ROUTER_USER);
+        let mut timeout = |key, default| {
+            reader.duration(key, &presets::TIMEOUTS, problems).map_or(default, |found| found.value)
+        };
         let settings = Supervisor {
-            user: text(reader.string("user", problems), presets::USER),
-            router_user: text(reader.string("router_user", problems), presets::ROUTER_USER),
-            drain_timeout: reader.duration("drain_timeout", problems).unwrap_or(presets::DRAIN_TIMEOUT),
-            stop_timeout: reader.duration("stop_timeout", problems).unwrap_or(presets::STOP_TIMEOUT),
-            dependency_timeout: reader
-                .duration("dependency_timeout", problems)
-                .unwrap_or(presets::DEPENDENCY_TIMEOUT),
+            drain_timeout: timeout("drain_timeout", presets::DRAIN_TIMEOUT),
+            stop_timeout: timeout("stop_timeout", presets::STOP_TIMEOUT),
+            dependency_timeout: timeout("dependency_timeout", presets::DEPENDENCY_TIMEOUT),
+            router_user,
+            user,
             state_dir: self.path(state_dir.as_ref().map_or(presets::STATE_DIR, |found| &found.value)),
             run_dir: self.path(run_dir.as_ref().map_or(presets::RUN_DIR, |found| &found.value)),
         };
-        let longest = settings.run_dir.join(LONGEST_SOCKET_NAME).as_os_str().len();
-        if longest > LONGEST_SOCKET_PATH {
-            let what = format!("run_dir is {} bytes too long", longest - LONGEST_SOCKET_PATH);
-            let place = run_dir.map_or(0..0, |found| found.place);
-            let remedy = format!(
-                "the kernel allows {LONGEST_SOCKET_PATH} bytes for the path of a Unix socket; take a shorter one, like /run/synvisor"
-            );
-            self.error(place, what, remedy);
+        if settings.state_dir == settings.run_dir {
+            let place = reader.place(if run_dir.is_some() { "run_dir" } else { "state_dir" });
+            let remedy = "give each a directory of its own: state is kept, what is in run_dir is not";
+            self.error(place, "state_dir and run_dir are the same directory", remedy);
         }
         settings
     }
+
+    /// The longest socket must fit into the kernel's `sun_path`, 108 bytes with its terminating zero.
+    fn check_sockets(&mut self, supervisor: &Reader<'_, '_>, config: &Config) {
+        let workers = config.workers.0.iter().map(|(kind, count)| kind.unit_name(*count));
+        let units = workers.chain(["main".to_owned()]).map(|unit| format!("private/{unit}.sock"));
+        // The name is libpq's.
+        let postgres = config.database.is_embedded().then(|| "postgres/.s.PGSQL.5432".to_owned());
+        let Some(longest) = units.chain(postgres).max_by_key(String::len) else { return };
+        let path = config.supervisor.run_dir.join(longest);
+        let excess = path.as_os_str().len().saturating_sub(LONGEST_SOCKET_PATH);
+        if excess > 0 {
+            let unit = if excess == 1 { "byte" } else { "bytes" };
+            let remedy = format!(
+                "the path of a Unix socket has at most {LONGEST_SOCKET_PATH} bytes, and this one would be among them:\n{}\n\
+                 take a shorter directory, like /run/synvisor",
+                path.display()
+            );
+            self.error(supervisor.place("run_dir"), format!("run_dir is {excess} {unit} too long"), remedy);
+        }
+    }
 }
 
-fn text(found: Option<Found<String>>, default: &str) -> String {
+fn or(found: Option<Found<String>>, default: &str) -> String {
     found.map_or_else(|| default.to_owned(), |found| found.value)
 }

@@ -1,5 +1,7 @@
 //! Worker presets and every default, each with its reason.
 
+use std::ops::RangeInclusive;
+
 use super::roles::Stream;
 use super::roles::WorkerKind;
 
@@ -26,6 +28,9 @@ pub(super) const DRAIN_TIMEOUT: u64 = 10_000;
 pub(super) const STOP_TIMEOUT: u64 = 30_000;
 /// A database on another machine may boot at the same time as this one.
 pub(super) const DEPENDENCY_TIMEOUT: u64 = 60_000;
+/// Bounds of the time-outs, in milliseconds: none at all would cut what is in flight, and beyond an hour a stop
+/// looks like a hang.
+pub(super) const TIMEOUTS: RangeInclusive<u64> = 1..=3_600_000;
 
 /// A named set of worker counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,6 +3,10 @@
 use std::fmt::Write;
 use std::ops::Range;
 
+use unicode_width::UnicodeWidthChar;
+
+use super::secret;
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -14,66 +18,137 @@ pub enum Severity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub severity: Severity,
-    /// Bytes of the file's text.
-    pub place: Range<usize>,
+    /// Bytes of the file's text; none where something is missing from the file as a whole.
+    pub place: Option<Range<usize>>,
     pub what: String,
-    /// What is allowed, or how to mend it.
+    /// What is allowed, or how to mend it; long lines are wrapped, short ones may be given as they should stand.
     pub remedy: String,
 }
 
 impl Problem {
-    pub fn error(place: Range<usize>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, place, what: what.into(), remedy: remedy.into() }
+    pub fn error(
+        place: impl Into<Option<Range<usize>>>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { severity: Severity::Error, place: place.into(), what: what.into(), remedy: remedy.into() }
     }
 
-    pub fn warning(place: Range<usize>, what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, place, what: what.into(), remedy: remedy.into() }
+    pub fn warning(
+        place: impl Into<Option<Range<usize>>>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(place, what, remedy) }
     }
 
-    /// `FILE:LINE:COL: text`, the line with a caret under what is meant, the remedy.
+    /// `FILE:LINE:COL: error: text`, the line with carets under what is meant, the remedy.
+    ///
+    /// Lines and columns count from 1, columns in characters. What looks like a secret is not shown.
     pub fn print(&self, file: &str, text: &str) -> String {
-        let start = floor(text, self.place.start);
-        let end = floor(text, self.place.end).max(start);
-        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
-        let line = text[line_start..].split(['\n', '\r']).next().unwrap_or_default();
-        let number = text[..line_start].matches('\n').count() + 1;
-        let column = text[line_start..start].chars().count() + 1;
         let word = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let mut printed = format!("{file}:{number}:{column}: {word}: {}\n", self.what);
-        // What is missing altogether is nowhere.
-        if !line.trim().is_empty() && self.place != (0..0) {
-            // Tabs stay tabs, so that the caret stands where the terminal puts the text.
-            let before = text[line_start..start].chars();
-            let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-            let shown = end.min(line_start + line.len()).max(start);
-            let carets = text[start..shown].chars().count().max(1);
-            let _ = writeln!(printed, "    {}\n    {indent}{}", masked(line), "^".repeat(carets));
-        }
-        for line in self.remedy.lines() {
+        let mut printed = match &self.place {
+            None => format!("{file}: {word}: {}\n", self.what),
+            Some(place) => {
+                let cited = Cited::of(text, place);
+                let (line, column) = (cited.line, cited.column);
+                format!("{file}:{line}:{column}: {word}: {}\n{}", self.what, cited.lines)
+            }
+        };
+        for line in self.remedy.lines().flat_map(wrapped) {
             let _ = writeln!(printed, "  {line}");
         }
         printed
     }
 }
 
-/// The line without what is written to the right of a key that names a secret: what is printed ends up in logs.
-fn masked(line: &str) -> String {
-    let secret = ["password", "secret", "token", "signing_key", "api_key"];
-    // Where a secret is kept is no secret.
-    let mut text = line.to_owned();
-    for word in secret {
-        let Some(at) = text.find(word) else { continue };
-        let Some(equals) = text[at..].find('=').map(|found| at + found + 1) else { continue };
-        let key = text[at..equals].trim_end_matches('=').trim_end();
-        if !key.ends_with("_file") && !key.ends_with("_path") {
-            text.truncate(equals);
-            text.push_str(" …");
+/// A line of the file, as it is shown.
+struct Cited {
+    line: usize,
+    column: usize,
+    /// The line and the carets below it; empty if nothing is on the line.
+    lines: String,
+}
+
+impl Cited {
+    fn of(text: &str, place: &Range<usize>) -> Self {
+        let start = floor(text, place.start);
+        let end = floor(text, place.end).max(start);
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line = text[line_start..].split(['\n', '\r']).next().unwrap_or_default();
+        let (from, to) = (start - line_start, end - line_start);
+        let mut cited = Self {
+            line: text[..line_start].matches('\n').count() + 1,
+            column: text[line_start..start].chars().filter(|c| *c != BYTE_ORDER_MARK).count() + 1,
+            lines: String::new(),
+        };
+        if !line.trim().is_empty() {
+            let (mut shown, mut indent, mut carets) = (String::new(), String::new(), 0);
+            for (at, piece) in pieces(line) {
+                shown.push_str(&piece);
+                if at < from {
+                    // Tabs stay tabs, so that the caret stands where the terminal puts the text.
+                    indent.extend(piece.chars().flat_map(|c| blank(c).chars()));
+                } else if at < to {
+                    carets += piece.chars().map(width).sum::<usize>();
+                }
+            }
+            let carets = "^".repeat(carets.max(1));
+            cited.lines = format!("    {}\n    {indent}{carets}\n", shown.trim_end());
+        }
+        cited
+    }
+}
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+/// The characters of a line with their byte, as they are shown: a secret is one `…`, a control character a `�`.
+fn pieces(line: &str) -> impl Iterator<Item = (usize, String)> {
+    let secrets = secret::in_line(line);
+    line.char_indices().map(move |(at, c)| {
+        let piece = match secrets.iter().find(|secret| secret.contains(&at)) {
+            Some(secret) if secret.start == at => "…".to_owned(),
+            Some(_) => String::new(),
+            None if c == BYTE_ORDER_MARK => String::new(),
+            None if c.is_control() && c != '\t' => char::REPLACEMENT_CHARACTER.to_string(),
+            None => c.to_string(),
+        };
+        (at, piece)
+    })
+}
+
+/// How many columns a terminal gives to a character.
+fn width(c: char) -> usize {
+    c.width().unwrap_or(1)
+}
+
+/// What takes as much room as a character and shows nothing.
+fn blank(c: char) -> &'static str {
+    match (c, width(c)) {
+        ('\t', _) => "\t",
+        (_, 0) => "",
+        (_, 1) => " ",
+        (_, _) => "  ",
+    }
+}
+
+/// Breaks a line of text between words.
+fn wrapped(line: &str) -> Vec<String> {
+    const LONGEST: usize = 100;
+    let mut lines: Vec<String> = Vec::new();
+    for word in line.split(' ') {
+        match lines.last_mut() {
+            Some(last) if last.chars().count() + 1 + word.chars().count() <= LONGEST => {
+                last.push(' ');
+                last.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
         }
     }
-    text
+    lines
 }
 
 /// The start of the character that a byte belongs to.
@@ -85,39 +160,11 @@ fn floor(text: &str, mut at: usize) -> usize {
     at
 }
 
-/// Prints problems in the order of the file.
+/// Prints problems in the order of the file; those without a place come first.
 pub fn print_all(problems: &[Problem], file: &str, text: &str) -> String {
     let mut sorted: Vec<&Problem> = problems.iter().collect();
-    sorted.sort_by_key(|problem| (problem.place.start, problem.place.end));
+    sorted.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.start, place.end)));
     sorted.iter().map(|problem| problem.print(file, text)).collect()
-}
-
-/// The known name that a mistyped one most likely means.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let best = known.into_iter().map(|other| (distance(name, other), other)).min()?;
-    // A third of the letters wrong is no longer a slip of the finger.
-    (best.0 <= (name.chars().count() / 3).max(1)).then_some(best.1)
-}
-
-/// Letters to add, drop, change or swap to get from one name to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let change = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-                let mut least = change.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]
@@ -139,21 +186,32 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_in_the_cited_line_is_not_printed() {
-        // Mutation: masked returns the line: seen red.
-        for line in ["password = \"hunter2\"", "synapse = { macaroon_secret_key = \"hunter2\", x = 1 }"] {
-            let printed = Problem::error(0..3, "wrong", "").print("f", line);
-            assert!(!printed.contains("hunter2") && printed.contains(" …"), "{printed}");
-        }
-        let file = "password_file = \"/nowhere\"";
-        assert!(Problem::error(0..3, "wrong", "").print("f", file).contains("/nowhere"));
+    fn wide_and_invisible_characters_do_not_shift_the_caret() {
+        // Mutation: `width` always 1: seen red by the ideographs; the byte order mark counted: seen red.
+        let text = "\u{feff}\"日本\" = e\u{301} # \u{1b}\r\n";
+        let at = text.find("e\u{301}").unwrap();
+        let printed = Problem::error(at..at + 3, "wrong", "").print("f", text);
+        assert_eq!(printed, "f:1:8: error: wrong\n    \"日本\" = e\u{301} # \u{fffd}\n             ^\n");
     }
 
     #[test]
-    fn a_slip_finds_its_name_and_nonsense_finds_none() {
-        let known = ["generic", "federation_sender", "pusher"];
-        assert_eq!(nearest("genric", known), Some("generic"));
-        assert_eq!(nearest("federation_snedr", known), Some("federation_sender"));
-        assert_eq!(nearest("xyz", known), None);
+    fn a_secret_is_not_shown() {
+        // Mutation: `in_line` empty: seen red.
+        let text = "redis = { password = \"hunter2, really\", prot = 1 }";
+        let at = text.find("prot").unwrap();
+        let printed = Problem::error(at..at + 4, "unknown", "").print("f", text);
+        assert!(printed.contains("password = \"…\", prot"), "{printed}");
+        let (line, carets) = (printed.lines().nth(1).unwrap(), printed.lines().nth(2).unwrap());
+        let prot = line.chars().collect::<String>().find("prot").unwrap() - ("…".len() - 1);
+        assert_eq!(carets.find('^'), Some(prot));
+    }
+
+    #[test]
+    fn a_problem_of_the_whole_file_has_no_line() {
+        let problems = [Problem::error(3..4, "second", ""), Problem::error(None, "first", "x ".repeat(80))];
+        let printed = print_all(&problems, "f", "abcdef");
+        assert!(printed.starts_with("f: error: first\n  x x"), "{printed}");
+        assert!(printed.lines().all(|line| line.len() <= 102), "{printed}");
+        assert!(printed.ends_with("f:1:4: error: second\n    abcdef\n       ^\n"), "{printed}");
     }
 }

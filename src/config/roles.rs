@@ -188,9 +188,8 @@ impl WorkerKind {
         }
     }
 
-    /// Whether other processes call it: exactly these stand in `instance_map`.
-    pub const fn replication_listener(self) -> bool {
-        // Media workers may be writers of the quarantined media stream.
-        matches!(self, Self::Writer(_) | Self::MediaRepository)
+    /// The name of its nth unit, counted from 1; it depends on nothing else, so that no change renames a unit.
+    pub fn unit_name(self, index: u16) -> String {
+        format!("{}-{index}", self.key().replace('_', "-"))
     }
 }

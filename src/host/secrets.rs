@@ -3,13 +3,10 @@
 use std::io;
 use std::path::Path;
 
+use crate::config::secret::Secret;
 use crate::sys::fs;
 use crate::sys::fs::FsError;
 use crate::sys::users::User;
-
-/// Secrets of a homeserver that are plain random strings.
-const RANDOM: [&str; 4] =
-    ["macaroon_secret_key", "registration_shared_secret", "form_secret", "worker_replication_secret"];
 
 /// Why the secrets are not complete.
 #[derive(Debug)]
@@ -31,15 +28,23 @@ impl std::fmt::Display for SecretError {
 /// Writes every secret that is missing, mode 0600; one that exists is never touched.
 pub fn complete(directory: &Path, owner: Option<&User>) -> Result<Vec<&'static str>, SecretError> {
     let mut made = Vec::new();
-    for name in RANDOM {
-        let secret = base64(&random::<32>()?);
-        made.extend(make(directory, name, &secret, owner)?);
+    for secret in Secret::ALL {
+        let content = match secret {
+            Secret::SigningKey => signing_key()?,
+            Secret::MacaroonSecretKey
+            | Secret::RegistrationSharedSecret
+            | Secret::FormSecret
+            | Secret::WorkerReplicationSecret => base64(&random::<32>()?),
+        };
+        made.extend(make(directory, secret.file_name(), &content, owner)?);
     }
-    // Synapse's format of a signing key: algorithm, version, seed (signedjson.key.write_signing_keys).
-    let version = base64(&random::<3>()?).replace(['+', '/'], "_");
-    let key = format!("ed25519 a_{version} {}\n", base64(&random::<32>()?));
-    made.extend(make(directory, "signing.key", &key, owner)?);
     Ok(made)
+}
+
+/// Synapse's format of a signing key: algorithm, version, seed (`signedjson.key.write_signing_keys`).
+fn signing_key() -> Result<String, SecretError> {
+    let version = base64(&random::<3>()?).replace(['+', '/'], "_");
+    Ok(format!("ed25519 a_{version} {}\n", base64(&random::<32>()?)))
 }
 
 fn make(

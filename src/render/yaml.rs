@@ -9,7 +9,8 @@ const HEAD: &str =
 ///
 /// serde-saphyr quotes what YAML 1.1 would take for a number, a date or a boolean; PyYAML is a YAML 1.1 parser.
 pub(super) fn document(settings: &Table) -> String {
-    // Strings, numbers, booleans, lists and maps with string keys always have a form in YAML.
-    let body = serde_saphyr::to_string(settings).unwrap_or_default();
+    let body = serde_saphyr::to_string(settings);
+    let body =
+        body.unwrap_or_else(|error| unreachable!("a table of TOML values has a form in YAML: {error}"));
     format!("{HEAD}{body}")
 }

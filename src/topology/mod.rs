@@ -94,21 +94,15 @@ impl Topology {
         if config.redis.is_embedded() || !config.workers.0.is_empty() {
             units.push(service(UnitName::redis(), Role::Redis { embedded: config.redis.is_embedded() }));
         }
-        let media_workers = config.workers.count(WorkerKind::MediaRepository) > 0;
         let mut main = vec![Resource::Client, Resource::Federation];
-        if !media_workers {
+        if config.workers.count(WorkerKind::MediaRepository) == 0 {
             main.push(Resource::Media);
         }
         units.push(synapse(run, UnitName::main(), Role::Main, main));
         for kind in WorkerKind::all() {
             for index in 1..=config.workers.count(kind) {
-                let name = UnitName::new(format!("{}-{index}", kind.key().replace('_', "-")));
-                let mut resources = kind.resources().to_vec();
-                // A process that does not load the media repository must not offer it.
-                if !media_workers && kind != WorkerKind::MediaRepository {
-                    resources.retain(|resource| *resource != Resource::Media);
-                }
-                units.push(synapse(run, name, Role::Worker(kind), resources));
+                let name = UnitName::new(kind.unit_name(index));
+                units.push(synapse(run, name, Role::Worker(kind), kind.resources().to_vec()));
             }
         }
         units.push(service(UnitName::router(), Role::Router));
@@ -129,19 +123,32 @@ impl Topology {
         self.units.iter().filter(move |unit| unit.role == Role::Worker(kind))
     }
 
-    /// Names of the workers that write a stream; empty means that main writes it.
-    pub fn writers(&self, stream: Stream) -> Vec<&UnitName> {
-        self.workers(WorkerKind::Writer(stream)).map(|unit| &unit.name).collect()
+    pub fn has_workers(&self) -> bool {
+        self.synapse().any(|unit| unit.role != Role::Main)
     }
 
-    /// Synapse's `instance_map`: main and every process that others call, with the socket to call it on.
+    /// Names of the workers that write a stream; empty means that main alone writes it.
+    ///
+    /// Without a writer of its own, the quarantined media stream is written where media is served: quarantining
+    /// is a request to a process with the media repository, and no process passes it on.
+    pub fn writers(&self, stream: Stream) -> Vec<&UnitName> {
+        let names = |kind| self.workers(kind).map(|unit| &unit.name).collect::<Vec<_>>();
+        match (names(WorkerKind::Writer(stream)), stream) {
+            (none, Stream::QuarantinedMediaChanges) if none.is_empty() => names(WorkerKind::MediaRepository),
+            (writers, _) => writers,
+        }
+    }
+
+    /// Whether other processes call this one: main, and who writes a stream.
+    pub fn is_called(&self, unit: &Unit) -> bool {
+        unit.role == Role::Main
+            || Stream::ALL.iter().any(|stream| self.writers(*stream).contains(&&unit.name))
+    }
+
+    /// Synapse's `instance_map`: every process that others call, with the socket to call it on.
     pub fn instance_map(&self) -> BTreeMap<&str, &Path> {
         self.synapse()
-            .filter(|unit| match unit.role {
-                Role::Main => true,
-                Role::Worker(kind) => kind.replication_listener(),
-                Role::Postgres { .. } | Role::Redis { .. } | Role::Router => false,
-            })
+            .filter(|unit| self.is_called(unit))
             .filter_map(|unit| Some((unit.name.as_str(), unit.private_socket.as_deref()?)))
             .collect()
     }

@@ -56,7 +56,7 @@ def test_wrong_type(fresh: Deployment) -> None:
 def test_unknown_key(fresh: Deployment) -> None:
     fresh.workers = "genric = 4"
     fresh.write()
-    assert problems(refuse(fresh, 78, "unknown key genric in [workers]", "did you mean generic?")) == 1
+    assert problems(refuse(fresh, 78, "unknown key genric in [workers]", 'did you mean "generic"?')) == 1
 
 
 def test_missing_secret_file(fresh: Deployment) -> None:

@@ -107,7 +107,7 @@ def test_a_reload_that_concerns_running_processes_changes_nothing(small: Deploym
     before = small.pids()
     files = {path: path.read_bytes() for path in (small.state / "config").iterdir()}
     good = small.workers
-    for workers, word in (("generic = 1\ntyping = 0", "restart"), ("genric = 1", "did you mean generic?")):
+    for workers, word in (("generic = 1\ntyping = 0", "restart"), ("genric = 1", 'did you mean "generic"?')):
         small.workers = workers
         small.write()
         done = small.cli("reload")

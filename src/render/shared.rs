@@ -1,0 +1,167 @@
+//! What is the same text in every process: differing role lists would make two of them believe that they own the
+//! same work, or nobody.
+
+use toml::Table;
+use toml::Value;
+
+use crate::config::Config;
+use crate::config::Database;
+use crate::config::Endpoint;
+use crate::config::Redis;
+use crate::config::roles::Stream;
+use crate::config::roles::WorkerKind;
+use crate::config::secret::Secret;
+use crate::topology;
+use crate::topology::Role;
+use crate::topology::Topology;
+use crate::topology::Unit;
+use crate::topology::UnitName;
+
+use super::EMBEDDED_DATABASE;
+use super::list;
+use super::path;
+use super::serves_media;
+use super::table;
+
+/// Main is `main` in `instance_map` and this everywhere else (`synapse/config/workers.py`).
+const MASTER: &str = "master";
+
+/// Threads with a connection that a process starts with: one that has little to do needs no more.
+const POOL_MIN: i64 = 1;
+/// Most connections of main: what Synapse's documentation and most deployments have.
+const POOL_MAX_MAIN: i64 = 10;
+/// Most connections of a worker, Twisted's own default: the preset `one-of-each` then stays below the 97 that an
+/// unchanged PostgreSQL gives to users who are not its administrators.
+const POOL_MAX_WORKER: i64 = 5;
+
+/// The settings of homeserver.yaml that every process has, whatever it is.
+pub(super) fn settings(config: &Config, topology: &Topology) -> Table {
+    let state = &config.supervisor.state_dir;
+    let mut settings = defaults();
+    settings.extend(config.synapse.clone());
+    settings.extend(table([
+        ("server_name", config.server_name.clone().into()),
+        ("public_baseurl", config.public_baseurl.clone().into()),
+        ("enable_metrics", true.into()),
+        // Otherwise stderr becomes a logger, and a log configuration that is read again writes into itself.
+        ("no_redirect_stdio", true.into()),
+        ("media_store_path", path(&state.join("media_store"))),
+    ]));
+    for secret in Secret::ALL {
+        settings.insert(format!("{}_path", secret.setting()), path(&secret.path(state)));
+    }
+    if topology.unit(&UnitName::redis()).is_some() {
+        settings.insert("redis".to_owned(), redis(config).into());
+    }
+    if topology.has_workers() {
+        settings.extend(roles(topology));
+    }
+    settings
+}
+
+/// What `[synapse]` may set otherwise.
+fn defaults() -> Table {
+    let matrix_org = table([("server_name", "matrix.org".into())]);
+    table([
+        // Synapse asks for a decision; without one from the administrator nothing is sent.
+        ("report_stats", false.into()),
+        // Other servers find this one behind its public address without a record in DNS.
+        ("serve_server_wellknown", true.into()),
+        // Synapse's own default, written down so that it does not warn of a default that may go.
+        ("trusted_key_servers", list([matrix_org])),
+        ("suppress_key_server_warning", true.into()),
+    ])
+}
+
+/// `database` of one process; only the pool's size depends on which.
+pub(super) fn database(config: &Config, unit: &Unit, password: Option<&str>) -> Table {
+    let most = if unit.role == Role::Main { POOL_MAX_MAIN } else { POOL_MAX_WORKER };
+    let mut args = table([("cp_min", POOL_MIN.into()), ("cp_max", most.into())]);
+    match &config.database {
+        Database::Embedded => args.extend(table([
+            ("host", path(&topology::postgres_socket_dir(config))),
+            ("user", EMBEDDED_DATABASE.into()),
+            ("dbname", EMBEDDED_DATABASE.into()),
+        ])),
+        Database::External(external) => {
+            args.extend(table([
+                ("host", external.host.clone().into()),
+                ("port", i64::from(external.port).into()),
+                ("user", external.user.clone().into()),
+                ("dbname", external.name.clone().into()),
+            ]));
+            let optional = [("password", password), ("sslmode", external.sslmode.as_deref())];
+            args.extend(
+                optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
+            );
+        }
+    }
+    table([("name", "psycopg2".into()), ("args", args.into())])
+}
+
+fn redis(config: &Config) -> Table {
+    let mut settings = table([("enabled", true.into())]);
+    match topology::redis_endpoint(config) {
+        Endpoint::Unix(socket) => settings.extend(table([("path", path(&socket))])),
+        Endpoint::Tcp { host, port } => {
+            settings.extend(table([("host", host.into()), ("port", i64::from(port).into())]));
+        }
+    }
+    if let Redis::External(external) = &config.redis
+        && let Some(file) = &external.password_file
+    {
+        settings.insert("password_path".to_owned(), path(file));
+    }
+    settings
+}
+
+/// Who does what. A key is left out where main does it, as is Synapse's default.
+fn roles(topology: &Topology) -> Table {
+    let names = |kind| topology.workers(kind).map(|unit| unit.name.as_str()).collect::<Vec<_>>();
+    let instances = topology
+        .instance_map()
+        .into_iter()
+        .map(|(name, socket)| (name.to_owned(), Value::Table(table([("path", path(socket))]))));
+    let mut settings = table([("instance_map", Value::Table(instances.collect()))]);
+    let writers: Table = Stream::ALL
+        .into_iter()
+        .filter_map(|stream| Some((stream.key().to_owned(), list(writers(topology, stream)?))))
+        .collect();
+    if !writers.is_empty() {
+        settings.insert("stream_writers".to_owned(), writers.into());
+    }
+    let lists = [
+        ("federation_sender_instances", WorkerKind::FederationSender),
+        ("pusher_instances", WorkerKind::Pusher),
+    ];
+    for (key, kind) in lists {
+        if !names(kind).is_empty() {
+            settings.insert(key.to_owned(), list(names(kind)));
+        }
+    }
+    let singles = [
+        ("run_background_tasks_on", WorkerKind::Background),
+        ("update_user_directory_from_worker", WorkerKind::UserDir),
+        ("notify_appservices_from_worker", WorkerKind::Appservice),
+    ];
+    for (key, kind) in singles {
+        if let Some(first) = names(kind).first() {
+            settings.insert(key.to_owned(), (*first).into());
+        }
+    }
+    if let Some(unit) = topology.synapse().find(|unit| serves_media(unit)) {
+        let name = if unit.role == Role::Main { MASTER } else { unit.name.as_str() };
+        settings.insert("media_instance_running_background_jobs".to_owned(), name.into());
+    }
+    settings
+}
+
+/// The writers of a stream; none where main alone is.
+fn writers(topology: &Topology, stream: Stream) -> Option<Vec<&str>> {
+    let workers = topology.writers(stream).into_iter().map(UnitName::as_str);
+    // A background update of main's writes this stream, and would fail for good and take all others with it if main
+    // might not (`synapse/storage/databases/main/room.py`, `flag_existing_quarantined_media`).
+    let main = (stream == Stream::QuarantinedMediaChanges).then_some(MASTER);
+    let some = !topology.writers(stream).is_empty();
+    some.then(|| main.into_iter().chain(workers).collect())
+}
