@@ -47,8 +47,8 @@ def test_every_process_that_is_killed_comes_back_and_no_message_is_lost() -> Non
 
 
 def test_a_supervisor_that_is_killed_leaves_no_second_set_of_processes() -> None:
-    # Mutations, each seen red: children without the lock (the new supervisor starts beside them), children that
-    # are not told to end (it never gets the lock).
+    # Mutations, each seen red: children without the lock (the new supervisor starts beside them), and
+    # children that are not told to end (it never gets the lock).
     with deployed("generic = 1") as home:
         assert home.process
         before = {unit: pid for unit, pid in home.pids().items() if pid}
