@@ -16,6 +16,9 @@ use crate::wire::ToRouter;
 
 use super::News;
 
+/// Between the loss of a connection and the next attempt.
+const REDIAL: Duration = Duration::from_millis(100);
+
 /// One router process and the way to tell it things.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -39,6 +42,8 @@ impl Link {
             if let Err(error) = talk(&life, &socket, queue, &news).await {
                 tracing::warn!("the connection to the router is lost: {error}");
             }
+            // A router that lets go of every connection must not make us dial in circles.
+            tokio::time::sleep(REDIAL).await;
             let _ = news.send(News::RouterLost(life));
         });
         Self { messages, task }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import pwd
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +204,32 @@ def test_an_ordinary_user_can_run_it_and_a_stop_leaves_nothing() -> None:
         assert any(name in note for note in status["notes"])
         assert "versions" in deployment.client().call("GET", "/_matrix/client/versions")
         # `deployed` checks at its end that no process and no socket is left.
+
+
+@pytest.mark.skipif(not ROOT_USER, reason="only root can give the router a user of its own")
+def test_the_router_cannot_reach_what_is_not_for_it() -> None:
+    # Mutations, each seen red: the router started as Synapse's user, the client directory without its group.
+    with deployed("generic = 1", router_user="daemon") as home:
+        assert "versions" in home.client().call("GET", "/_matrix/client/versions")
+        status = home.status()
+        assert status
+        assert not status["notes"]
+        uid, gid = pwd.getpwnam("daemon")[2:4]
+        assert Path(f"/proc/{home.unit('router')['pid']}").stat().st_uid == uid
+        assert Path(f"/proc/{home.unit('main')['pid']}").stat().st_uid == pwd.getpwnam(UNPRIVILEGED).pw_uid
+
+        def may(command: str, path: Path) -> bool:
+            drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+            return subprocess.run([*drop, "test", command, str(path)], check=False).returncode == 0
+
+        assert may("-w", home.run / "client" / "main.sock")
+        closed = [home.state / "secrets" / "signing.key", home.state / "config" / "main.yaml"]
+        closed += [
+            home.run / name for name in ("private/main.sock", "redis/redis.sock", "postgres/.s.PGSQL.5432")
+        ]
+        closed += [home.state / "logs" / "main.log", home.state / "media_store"]
+        for path in closed:
+            assert path.exists()
+            assert not may("-r", path), path
+        for name in ("control.sock", "notify.sock", "router.sock"):
+            assert not may("-w", home.run / name), name

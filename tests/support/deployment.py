@@ -121,6 +121,7 @@ class Deployment:
         admin: bool = False,
         venv: Path | None = None,
         user: str = UNPRIVILEGED,
+        router_user: str = UNPRIVILEGED,
         run_as: tuple[int, int] | None = None,
     ) -> None:
         # Short, since the path of a Unix socket is, and open to be entered by the unprivileged user.
@@ -131,7 +132,7 @@ class Deployment:
         self.server_name = server_name or f"localhost:{self.port}"
         self.workers, self.services, self.extra, self.synapse = workers, services, extra, synapse
         self.venv = venv or prepare()
-        self.user = user
+        self.user, self.router_user = user, router_user
         self.admin = admin
         self.run_as = run_as
         if run_as:
@@ -158,7 +159,7 @@ admin = {str(self.admin).lower()}
 state_dir = "{self.state}"
 run_dir = "{self.run}"
 user = "{self.user}"
-router_user = "{self.user}"
+router_user = "{self.router_user}"
 drain_timeout = "2s"
 {self.extra}
 [synapse]
