@@ -1,7 +1,7 @@
 //! The router between a raw client and raw upstreams: every byte is the test's own.
 //!
 //! Nothing here sleeps; whatever does not come within the sockets' time-out of ten seconds fails the test.
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use std::io::BufRead;
 use std::io::BufReader;
@@ -9,12 +9,16 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::poll;
 use synvisor::config::Config;
 use synvisor::router;
 use synvisor::router::Parking;
@@ -166,6 +170,9 @@ impl<S: Read + Write> Peer<S> {
 }
 
 fn accept(listener: &UnixListener) -> Peer<UnixStream> {
+    let milliseconds = u16::try_from(PATIENCE.as_millis()).unwrap();
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut waiting, milliseconds).unwrap(), 1, "no connection came");
     let (stream, _) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     Peer(BufReader::new(stream))
@@ -481,4 +488,197 @@ fn the_end_lets_requests_in_flight_finish_and_refuses_nobody_before() {
     assert_eq!(client.response().1, "ok");
     assert_eq!(client.0.read(&mut [0]).unwrap(), 0, "its connection is not kept");
     harness.thread.take().unwrap().join().unwrap();
+}
+
+#[test]
+fn the_end_may_come_before_the_first_table() {
+    // Mutation: only the first table waited for: seen red, the drain time-out of an hour runs.
+    let directory = tempfile::tempdir().unwrap();
+    let setup = RouterSetup {
+        listeners: vec![TcpListener::bind("127.0.0.1:0").unwrap()],
+        control: UnixListener::bind(directory.path().join("router.sock")).unwrap(),
+        allowed_uids: Vec::new(),
+        drain_timeout: Duration::from_secs(3_600),
+        parking: Parking::default(),
+    };
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _ = ended.send(runtime.block_on(router::serve(setup, std::future::ready(()))));
+    });
+    end.recv_timeout(PATIENCE).unwrap().unwrap();
+}
+
+#[test]
+fn a_request_that_waits_follows_a_new_table() {
+    // Mutation: the table that a request began with kept for it: seen red (it waits on).
+    let mut harness = Harness::new();
+    let main = harness.up("main", 1);
+    let mut client = harness.request("PUT", TYPING);
+    // Parked, since what came after it on another connection has been answered.
+    let mut other = harness.request("GET", VERSIONS);
+    let mut server = answer(&main);
+    other.response();
+    harness.topology.units.retain(|unit| unit.name != UnitName::new("typing-1"));
+    harness.table();
+    assert!(server.head().starts_with("PUT "));
+    server.send(OK);
+    assert!(client.head().starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn who_waits_for_a_process_to_listen_counts_among_those_who_wait() {
+    // Mutation: no place taken while the process is tried again: seen red, no answer comes.
+    let mut harness = Harness::with(Parking { most: 0, longest: Duration::from_secs(3_600) });
+    harness.tell(&ToRouter::Up { unit: UnitName::new("typing-1"), incarnation: Incarnation(1) });
+    harness.table();
+    assert!(harness.request("PUT", TYPING).head().starts_with("HTTP/1.1 429 "));
+}
+
+#[test]
+fn a_drain_that_is_asked_for_again_is_over_no_sooner() {
+    // Mutation: a unit that drains forgotten at once: seen red (Drained comes before the table's answer).
+    let mut harness = Harness::new();
+    let generic = harness.up("generic-1", 7);
+    let mut slow = harness.request("GET", VERSIONS);
+    let mut server = accept(&generic);
+    server.head();
+    let (unit, incarnation) = (UnitName::new("generic-1"), Incarnation(7));
+    let drain = ToRouter::Drain { unit: unit.clone(), incarnation };
+    harness.tell(&drain);
+    harness.tell(&drain);
+    harness.table();
+    server.send(OK);
+    assert_eq!(slow.response().1, "ok");
+    assert_eq!(harness.hear(), FromRouter::Drained { unit, incarnation });
+    harness.table();
+}
+
+#[test]
+fn a_drain_that_is_called_off_lets_requests_in_again() {
+    // Mutation: Up ignored for a process that is known: seen red (the request waits).
+    let mut harness = Harness::new();
+    let typing = harness.up("typing-1", 8);
+    let (unit, incarnation) = (UnitName::new("typing-1"), Incarnation(8));
+    harness.tell(&ToRouter::Drain { unit: unit.clone(), incarnation });
+    assert_eq!(harness.hear(), FromRouter::Drained { unit: unit.clone(), incarnation });
+    let mut client = harness.request("PUT", TYPING);
+    harness.tell(&ToRouter::Up { unit, incarnation });
+    let _server = answer(&typing);
+    assert!(client.head().starts_with("HTTP/1.1 200"));
+}
+
+const LARGE: usize = 64 << 20;
+
+/// Writes a large body, and tells whether the other side was ever made to wait.
+fn write_large(stream: &mut (impl Write + ?Sized), blocked: &std::sync::mpsc::Sender<usize>) {
+    let chunk = vec![b'x'; 64 << 10];
+    let mut written = 0;
+    let mut told = false;
+    while written < LARGE {
+        match stream.write(&chunk[..chunk.len().min(LARGE - written)]) {
+            Ok(count) => written += count,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                if !std::mem::replace(&mut told, true) {
+                    blocked.send(written).unwrap();
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    if !told {
+        blocked.send(written).unwrap();
+    }
+}
+
+fn count(stream: &mut impl Read) {
+    let mut body = stream.take(LARGE as u64);
+    assert_eq!(std::io::copy(&mut body, &mut std::io::sink()).unwrap(), LARGE as u64);
+}
+
+#[test]
+fn nobody_sends_faster_than_the_other_reads() {
+    // Mutation: the upload collected before it is passed on: seen red (all 64 MiB are taken unread).
+    let mut harness = Harness::new();
+    let generic = harness.up("generic-1", 1);
+    let mut client = harness.client();
+    let lengths = format!("Content-Length: {LARGE}\r\n\r\n");
+    client.send(&format!("POST /_matrix/client/v3/keys/query HTTP/1.1\r\nHost: a\r\n{lengths}"));
+    let mut server = accept(&generic);
+    server.head();
+    // A writer that makes no progress for this long is being held back; slowness could only hide a mistake.
+    let held = Some(Duration::from_millis(300));
+    let (blocked, block) = std::sync::mpsc::channel();
+
+    let mut upload = client.0.get_ref().try_clone().unwrap();
+    upload.set_write_timeout(held).unwrap();
+    let blocked_too = blocked.clone();
+    let writer = std::thread::spawn(move || write_large(&mut upload, &blocked_too));
+    assert!(block.recv().unwrap() < LARGE);
+    count(&mut server.0);
+    writer.join().unwrap();
+
+    server.send(&format!("HTTP/1.1 200 OK\r\n{lengths}"));
+    let mut download = server.0.get_ref().try_clone().unwrap();
+    download.set_write_timeout(held).unwrap();
+    let writer = std::thread::spawn(move || write_large(&mut download, &blocked));
+    assert!(block.recv().unwrap() < LARGE);
+    client.head();
+    count(&mut client.0);
+    writer.join().unwrap();
+}
+
+#[test]
+fn a_body_is_framed_once() {
+    // Mutation: the client's Content-Length put back in place of its Transfer-Encoding: seen red.
+    let mut harness = Harness::new();
+    let generic = harness.up("generic-1", 1);
+    let mut client = harness.client();
+    client.send(
+        "POST /_matrix/client/v3/keys/query HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\
+         Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    );
+    let mut server = accept(&generic);
+    let head = server.head();
+    assert_eq!(
+        (header(&head, "content-length"), header(&head, "transfer-encoding")),
+        (None, Some("chunked"))
+    );
+    assert_eq!(server.bytes(15), "5\r\nhello\r\n0\r\n\r\n");
+    for lengths in [
+        "Content-Length: 3\r\nContent-Length: 4",
+        "Content-Length: +3",
+        "Content-Length: 3, 4",
+        "Transfer-Encoding: chunked, identity",
+        "Transfer-Encoding : chunked",
+    ] {
+        let mut client = harness.client();
+        client.send(&format!(
+            "POST /_matrix/client/v3/keys/query HTTP/1.1\r\nHost: a\r\n{lengths}\r\n\r\nabcd"
+        ));
+        assert!(client.head().starts_with("HTTP/1.1 400 "), "{lengths}");
+    }
+    generic.set_nonblocking(true).unwrap();
+    assert!(generic.accept().is_err(), "one of them was passed on");
+}
+
+#[test]
+fn answers_without_a_body_leave_the_connection_usable() {
+    // Mutation: a connection kept only after a body was read to its end: seen red (a second connection is needed).
+    let mut harness = Harness::new();
+    let generic = harness.up("generic-1", 1);
+    let mut client = harness.client();
+    let ask =
+        |method: &str| format!("{method} {VERSIONS} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n");
+    client.send(&ask("HEAD"));
+    let mut server = accept(&generic);
+    assert!(server.head().starts_with("HEAD "));
+    server.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n");
+    assert_eq!(header(&client.head(), "content-length"), Some("5"));
+    for status in ["204 No Content", "304 Not Modified"] {
+        client.send(&ask("GET"));
+        assert!(server.head().starts_with("GET "));
+        server.send(&format!("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 {status}\r\n\r\n"));
+        assert!(client.head().starts_with(&format!("HTTP/1.1 {status}")));
+    }
 }
