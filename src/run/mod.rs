@@ -345,8 +345,11 @@ impl Driver {
 
     fn connect_router(&mut self, life: Life) {
         let mut first = vec![self.table()];
-        let ready = self.topology.synapse().filter_map(|unit| self.core.ready(&unit.name));
-        first.extend(ready.map(|Life { unit, incarnation }| ToRouter::Up { unit, incarnation }));
+        // A router that outlived its last connection may believe in processes that have ended since.
+        first.extend(self.topology.synapse().map(|unit| match self.core.ready(&unit.name) {
+            Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
+            None => ToRouter::Down { unit: unit.name.clone() },
+        }));
         let socket = self.around.layout.router_socket();
         self.router = Some(Link::new(life, socket, first, self.news.clone()));
     }
