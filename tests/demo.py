@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import socket
@@ -46,8 +47,9 @@ class Demo:
         self.venv = toolchain.prepare()
         self.directory = toolchain.work_directory() / "demo"
         self.directory.mkdir(parents=True, exist_ok=True)
-        # Sockets have short paths; the directory is made anew at each run.
-        self.run = Path(f"/tmp/synvisor-demo-{os.geteuid()}")
+        # Sockets have short paths, and two checkouts may run their demos side by side.
+        checkout = hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:8]
+        self.run = Path(f"/tmp/synvisor-demo-{os.geteuid()}-{checkout}")
         self.log = self.directory / "output.log"
         self.toml = self.directory / "synvisor.toml"
         self.port = port()

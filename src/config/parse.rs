@@ -334,8 +334,8 @@ impl Parser<'_> {
         if excess > 0 {
             let unit = if excess == 1 { "byte" } else { "bytes" };
             let remedy = format!(
-                "the path of a Unix socket has at most {LONGEST_SOCKET_PATH} bytes, and this one would be among them:\n{}\n\
-                 take a shorter directory, like /run/synvisor",
+                "take a shorter directory: a Unix socket's path has at most {LONGEST_SOCKET_PATH} bytes,\n\
+                 and this one lies below run_dir:\n{}",
                 path.display()
             );
             self.error(supervisor.place("run_dir"), format!("run_dir is {excess} {unit} too long"), remedy);
