@@ -4,11 +4,12 @@ CARGO ?= cargo
 PYTHON ?= python3
 BINARY := target/release/synvisor
 
-.PHONY: help demo test lint unit e2e bench fmt clean venv
+.PHONY: help demo test lint unit fuzz e2e bench fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
 	@echo "make test          every check and test, with real Synapse, PostgreSQL and Valkey"
+	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
 	@echo "make bench         measure start-up time and memory against plainly started processes"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what was built"
@@ -18,7 +19,7 @@ demo:
 	@$(CARGO) build --release --locked --quiet
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
-test: lint unit e2e
+test: lint unit fuzz e2e
 	@echo "all tests passed"
 
 venv:
@@ -35,6 +36,26 @@ lint: venv
 
 unit: venv
 	SYNVISOR_TEST_VENV="$$($(PYTHON) tests/support/toolchain.py)" $(CARGO) test --locked
+
+# What cargo-fuzz does, without another tool to install: libFuzzer, led by the coverage that LLVM counts.
+COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+HOST = $$(rustc -vV | sed -n 's/^host: //p')
+FUZZ := CARGO_TARGET_DIR=target/fuzz RUSTFLAGS="$(COVERAGE)" $(CARGO) build --release --locked --quiet \
+	--manifest-path tests/fuzz/Cargo.toml --target $(HOST)
+# As many inputs as take seconds; RUNS=-1 goes on until Ctrl-C.
+RUNS ?= 50000
+
+fuzz:
+	@echo "building the fuzz target (a minute, once)"
+	$(FUZZ)
+	@mkdir -p target/fuzz/corpus/config target/fuzz/seeds
+	@cp tests/config/bad/*.toml config/examples/*.toml config/synvisor.toml target/fuzz/seeds
+	@echo "fuzzing the configuration, $(RUNS) inputs"
+	@target/fuzz/$(HOST)/release/config -seed=1 -runs=$(RUNS) -max_len=4096 -verbosity=0 \
+		-artifact_prefix=target/fuzz/ target/fuzz/corpus/config target/fuzz/seeds >target/fuzz/config.log 2>&1 \
+		|| { tail -n 40 target/fuzz/config.log; exit 1; }
 
 e2e: venv
 	$(CARGO) build --release --locked

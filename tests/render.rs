@@ -23,16 +23,14 @@ use synvisor::config::problem;
 use synvisor::config::roles::Resource;
 use synvisor::config::roles::Stream;
 use synvisor::config::secret::Secret;
+use synvisor::config::secret::SecretValues;
 use synvisor::render;
 use synvisor::topology::Role;
 use synvisor::topology::Topology;
 use synvisor::topology::Unit;
 
-/// How many of the setups are presets; golden files are kept for these.
-const PRESETS: usize = 4;
-
-/// Every preset, and the mixes that could go wrong.
-const SETUPS: [(&str, &str); 7] = [
+/// Every preset, and the mixes that could go wrong; the shipped examples join them.
+const SETUPS: [(&str, &str); 8] = [
     ("none", "[database]\npassword_file = \"db\"\nsslmode = \"require\"\nhost = \"db.example.com\""),
     (
         "little-federation-helper",
@@ -49,7 +47,30 @@ const SETUPS: [(&str, &str); 7] = [
     ),
     ("media-without-a-writer-of-quarantine", "[workers]\nmedia_repository = 2"),
     ("writer-of-quarantine-without-media", "[workers]\nquarantined_media_changes = 1\ngeneric = 1"),
+    ("overrides", OVERRIDES),
 ];
+
+const OVERRIDES: &str = "[workers]
+generic = 2
+pusher = 1
+[synapse.caches]
+global_factor = 2.0
+per_cache_factors = { get_users_in_room = 3.0 }
+[units.all]
+log_level = \"WARNING\"
+[units.main]
+cp_max = 20
+[units.generic]
+cp_min = 2
+cp_max = 7
+caches.global_factor = 4.0
+[units.generic-2]
+log_level = \"DEBUG\"
+settings.gc_thresholds = [700, 11, 12]
+";
+
+/// What stands in every file with a secret.
+const HARD: &str = "p%ss: 'w\"rd # on";
 
 struct Setup {
     config: Config,
@@ -57,16 +78,40 @@ struct Setup {
     files: render::FileSet,
 }
 
-fn setup(settings: &str, directories: &str) -> Setup {
-    let text = format!("server_name = \"example.com\"\n{settings}\n{directories}");
-    let parsed = Config::parse(&text, Path::new("/etc/synvisor"));
-    let config =
-        parsed.unwrap_or_else(|problems| panic!("{}", problem::print_all(&problems, "f", &text))).config;
-    let topology = Topology::of(&config);
-    let password = text.contains("[database]\npassword_file").then_some("p%ss: 'w\"rd # on");
-    let files = render::render(&config, &topology, password);
-    Setup { config, topology, files }
+/// Names and whole files.
+fn setups() -> Vec<(String, String)> {
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
+    let mut examples: Vec<PathBuf> =
+        fs::read_dir(shipped).unwrap().map(|entry| entry.unwrap().path()).collect();
+    examples.sort();
+    let example = |path: PathBuf| {
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        (format!("example-{name}"), String::from_utf8(fs::read(path).unwrap()).unwrap())
+    };
+    let ours = SETUPS.into_iter().map(|(name, settings)| (name.to_owned(), whole(settings)));
+    ours.chain(examples.into_iter().map(example)).collect()
 }
+
+fn whole(settings: &str) -> String {
+    format!("server_name = \"example.com\"\n{settings}\n")
+}
+
+fn setup(text: &str, directories: &str) -> Setup {
+    let text = format!("{text}\n{directories}");
+    let parsed = Config::parse(&text, Path::new("/etc/synvisor"));
+    let parsed = parsed.unwrap_or_else(|problems| panic!("{}", problem::print_all(&problems, "f", &text)));
+    assert!(parsed.unknown.is_empty(), "{:?}", parsed.unknown);
+    let topology = Topology::of(&parsed.config);
+    let mut secrets = SecretValues::default();
+    for file in &parsed.files {
+        let signing = parsed.config.secrets.files.get(&Secret::SigningKey) == Some(&file.source);
+        secrets.insert(file.source.clone(), if signing { SIGNING_KEY } else { HARD }.to_owned());
+    }
+    let files = render::render(&parsed.config, &topology, &secrets);
+    Setup { config: parsed.config, topology, files }
+}
+
+const SIGNING_KEY: &str = "ed25519 a_test H7g1x3mSSlyFPgRlzOrQfsDQcpTBUmoWFMEyKEJcoB4";
 
 fn python(script: &str, arguments: &[PathBuf]) -> String {
     let venv = std::env::var("SYNVISOR_TEST_VENV").expect(
@@ -84,29 +129,66 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+/// The settings of a document, each with its lines.
+fn blocks(document: &str) -> Vec<String> {
+    let mut blocks: Vec<String> = Vec::new();
+    for line in document.lines().filter(|line| !line.starts_with('#')) {
+        let goes_on = line.starts_with([' ', '-', '}', ']']) || line.is_empty();
+        match blocks.last_mut().filter(|_| goes_on) {
+            Some(block) => block.push_str(&format!("\n{line}")),
+            None => blocks.push(line.to_owned()),
+        }
+    }
+    blocks
+}
+
+/// All files of a setup: what they share once, then what each has alone.
+fn portrait(setup: &Setup) -> String {
+    let documents: Vec<(&Unit, Vec<String>)> = setup
+        .topology
+        .synapse()
+        .map(|unit| {
+            let file = &setup.files[&render::homeserver_path(&setup.config, &unit.name)];
+            (unit, blocks(text(&file.bytes)))
+        })
+        .collect();
+    let in_all = |block: &&String| documents.iter().all(|(_, blocks)| blocks.contains(block));
+    let mut portrait = "# every process\n".to_owned();
+    let (_, first) = &documents[0];
+    for block in first.iter().filter(in_all) {
+        portrait.push_str(&format!("{block}\n"));
+    }
+    for (unit, blocks) in &documents {
+        portrait.push_str(&format!("\n# {}\n", unit.name));
+        for block in blocks.iter().filter(|block| !in_all(block)) {
+            portrait.push_str(&format!("{block}\n"));
+        }
+        let log = text(&setup.files[&render::log_config_path(&setup.config, &unit.name)].bytes);
+        let level = log.rsplit_once("level: ").unwrap().1.lines().next().unwrap();
+        portrait.push_str(&format!("# logs {level}\n"));
+    }
+    portrait
+}
+
 #[test]
 fn rendered_files_are_as_they_were() {
     // Mutation: anything in render/ that changes what is written is seen red here by definition.
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut expected: BTreeSet<PathBuf> = BTreeSet::new();
     let mut differing = Vec::new();
-    for (name, settings) in SETUPS.into_iter().take(PRESETS) {
-        let Setup { config, topology, files } = setup(settings, "");
-        let mut expected: BTreeSet<PathBuf> = BTreeSet::new();
-        for unit in topology.synapse() {
-            let file = &files[&render::homeserver_path(&config, &unit.name)];
-            let path = golden.join(name).join(format!("{}.yaml", unit.name));
-            if std::env::var_os("UPDATE").is_some() {
-                fs::create_dir_all(golden.join(name)).unwrap();
-                fs::write(&path, &file.bytes).unwrap();
-            }
-            if !fs::read(&path).is_ok_and(|held| held == file.bytes) {
-                differing.push(format!("{}:\n{}", path.display(), text(&file.bytes)));
-            }
-            expected.insert(path);
+    for (name, toml) in setups() {
+        let portrait = portrait(&setup(&toml, ""));
+        let path = golden.join(format!("{name}.yaml"));
+        if std::env::var_os("UPDATE").is_some() {
+            fs::write(&path, &portrait).unwrap();
         }
-        for entry in fs::read_dir(golden.join(name)).unwrap().map(|entry| entry.unwrap().path()) {
-            assert!(expected.contains(&entry), "{} is no longer rendered", entry.display());
+        if !fs::read(&path).is_ok_and(|held| held == portrait.as_bytes()) {
+            differing.push(format!("{}:\n{portrait}", path.display()));
         }
+        expected.insert(path);
+    }
+    for entry in fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path()) {
+        assert!(expected.contains(&entry), "{} is no longer rendered", entry.display());
     }
     assert!(differing.is_empty(), "not as in tests/golden (UPDATE=1 rewrites):\n{}", differing.join("\n"));
 }
@@ -114,8 +196,8 @@ fn rendered_files_are_as_they_were() {
 #[test]
 fn every_process_has_its_own_files_that_nobody_else_may_read() {
     // Mutation: mode 0o640: seen red.
-    for (name, settings) in SETUPS {
-        let Setup { config, topology, files } = setup(settings, "");
+    for (name, toml) in setups() {
+        let Setup { config, topology, files } = setup(&toml, "");
         assert_eq!(files.len(), 2 * topology.synapse().count(), "{name}");
         assert!(files.values().all(|file| file.mode == 0o600), "{name}");
         for unit in topology.synapse() {
@@ -128,9 +210,10 @@ fn every_process_has_its_own_files_that_nobody_else_may_read() {
 #[test]
 fn the_shared_part_is_the_same_in_every_process() {
     // Mutation: `run_background_tasks_on` left out of main: seen red.
-    let own = ["database", "enable_media_repo", "listeners", "log_config", "worker_"];
-    for (name, settings) in SETUPS {
-        let Setup { config, topology, files } = setup(settings, "");
+    let own =
+        ["caches", "database", "enable_media_repo", "gc_thresholds", "listeners", "log_config", "worker_"];
+    for (name, toml) in setups() {
+        let Setup { config, topology, files } = setup(&toml, "");
         let shared = |unit: &Unit| {
             let yaml = text(&files[&render::homeserver_path(&config, &unit.name)].bytes).to_owned();
             let mut skipping = false;
@@ -243,7 +326,28 @@ fn hard_strings() -> Vec<String> {
     let around =
         characters.flat_map(|c| [c.to_string(), format!("a{c}b"), format!("{c} "), format!("x {c}")]);
     let long = ["a ".repeat(200), "a".repeat(2000), format!("{}\n{}", "b ".repeat(100), "c".repeat(100))];
-    listed.into_iter().map(str::to_owned).chain(around).chain(long).collect()
+    listed.into_iter().map(str::to_owned).chain(around).chain(long).chain(random_strings()).collect()
+}
+
+/// Strings of any characters, the same at each run; YAML's own signs are among them more often than chance has it.
+fn random_strings() -> Vec<String> {
+    let signs: Vec<char> =
+        " \n\t-?:,[]{}#&*!|>'\"%@`=<~0123456789eEoxX._+TZyn\u{feff}\u{85}\u{2028}".chars().collect();
+    let mut state = 1_u64;
+    let mut next = |below: usize| {
+        // A linear congruential generator, Knuth's MMIX.
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).unwrap() % below
+    };
+    let mut character = || match next(3) {
+        0 => char::from_u32(u32::try_from(next(0x11_0000)).unwrap()).unwrap_or('\u{d7ff}'),
+        _ => signs[next(signs.len())],
+    };
+    let mut strings: Vec<String> =
+        (0..3_000).map(|at| (0..=at % 12).map(|_| character()).collect()).collect();
+    strings.sort();
+    strings.dedup();
+    strings
 }
 
 #[test]
@@ -251,7 +355,7 @@ fn pyyaml_reads_what_was_meant() {
     // Mutations, each seen red: the document written as JSON (which PyYAML does not always read); double quotes turned
     // into single ones.
     let dir = tempfile::tempdir().unwrap();
-    let mut hard = setup("", "");
+    let mut hard = setup(&whole(""), "");
     let strings = hard_strings();
     let value = |text: &String| toml::Value::String(text.clone());
     let list = toml::Value::Array(strings.iter().map(value).collect());
@@ -272,7 +376,7 @@ fn pyyaml_reads_what_was_meant() {
             (dir.path().join(format!("{key}.yaml")), dir.path().join(format!("{key}.json")));
         let mut config = hard.config.clone();
         config.synapse = toml::Table::from_iter([(key.to_owned(), hard.config.synapse[key].clone())]);
-        let files = render::render(&config, &hard.topology, None);
+        let files = render::render(&config, &hard.topology, &SecretValues::default());
         let whole =
             text(&files[&render::homeserver_path(&config, &hard.topology.units[1].name)].bytes).to_owned();
         fs::write(&written, whole).unwrap();
@@ -287,16 +391,13 @@ fn synapse_accepts_every_file_and_every_duty_has_its_process() {
     // Mutations, each seen red: main left out of quarantined_media_changes; media workers left out of instance_map
     // (Synapse refuses); `enable_media_repo` true for main always; socket modes as strings; `main` for `master` in
     // media_instance_running_background_jobs; pusher_instances left out.
-    for (name, settings) in SETUPS {
+    for (name, toml) in setups() {
         let dir = tempfile::tempdir().unwrap();
         let directories = format!(
             "[supervisor]\nstate_dir = \"{0}/state\"\nrun_dir = \"{0}/run\"",
             dir.path().to_str().unwrap()
         );
-        let password = dir.path().join("redis");
-        fs::write(&password, "hunter2\n").unwrap();
-        let settings = settings.replace("/etc/redis", password.to_str().unwrap());
-        let Setup { config, topology, files } = setup(&settings, &directories);
+        let Setup { config, topology, files } = setup(&toml, &directories);
         let state = &config.supervisor.state_dir;
         for (path, file) in &files {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -305,7 +406,7 @@ fn synapse_accepts_every_file_and_every_duty_has_its_process() {
         fs::create_dir_all(state.join("secrets")).unwrap();
         for secret in Secret::ALL {
             let content = match secret {
-                Secret::SigningKey => "ed25519 a_test H7g1x3mSSlyFPgRlzOrQfsDQcpTBUmoWFMEyKEJcoB4\n",
+                Secret::SigningKey => SIGNING_KEY,
                 Secret::MacaroonSecretKey
                 | Secret::RegistrationSharedSecret
                 | Secret::FormSecret
@@ -321,6 +422,20 @@ fn synapse_accepts_every_file_and_every_duty_has_its_process() {
             let at = format!("{name}, {}", unit.name);
             assert_eq!(loaded.get("error"), None, "{at}");
             check(&at, unit, &topology, loaded);
+            check_secrets(&at, &config, loaded);
+        }
+        match name.as_str() {
+            "overrides" => check_overrides(&units, &loaded),
+            "example-blog" => {
+                assert_eq!(loaded[0]["oidc_secrets"], serde_json::json!([HARD]));
+                assert_eq!([&loaded[0]["smtp_pass"], &loaded[0]["turn_secret"]], [HARD, HARD]);
+            }
+            "example-s3-media" => {
+                let of_media =
+                    units.iter().position(|unit| unit.name.as_str() == "media-repository-1").unwrap();
+                assert_eq!(loaded[of_media]["storage"].as_array().unwrap().len(), 1, "{loaded:#?}");
+            }
+            _ => {}
         }
     }
 }
@@ -331,11 +446,6 @@ fn check(at: &str, unit: &Unit, topology: &Topology, loaded: &Json) {
     assert_eq!(loaded["name"], if main { "master" } else { unit.name.as_str() }, "{at}");
     let duties: BTreeSet<String> = strings(&loaded["duties"]).into_iter().collect();
     assert_eq!(duties, meant(unit, topology), "{at}");
-    for secret in ["replication", "registration", "macaroon", "form"] {
-        let held = loaded[format!("{secret}_secret")].as_str().unwrap();
-        assert!(held.contains(secret), "{at}: {secret} is {held}");
-    }
-
     let listeners = loaded["listeners"].as_array().unwrap();
     let of = |path: &Option<PathBuf>| {
         listeners.iter().find(|held| held["path"].as_str().map(Path::new) == path.as_deref())
@@ -356,6 +466,39 @@ fn check(at: &str, unit: &Unit, topology: &Topology, loaded: &Json) {
         assert_eq!(offered, meant.map(|resource| resource.name()).collect::<Vec<_>>(), "{at}");
     }
     assert_eq!(loaded["redis"][0], topology.has_workers() || loaded["redis"][1].is_string(), "{at}");
+}
+
+fn check_secrets(at: &str, config: &Config, loaded: &Json) {
+    let secrets = [
+        ("replication", Secret::WorkerReplicationSecret),
+        ("registration", Secret::RegistrationSharedSecret),
+        ("macaroon", Secret::MacaroonSecretKey),
+        ("form", Secret::FormSecret),
+    ];
+    for (name, secret) in secrets {
+        let held = loaded[format!("{name}_secret")].as_str().unwrap();
+        let own = config.secrets.files.contains_key(&secret);
+        assert_eq!(held, if own { HARD } else { secret.setting() }, "{at}: {name}");
+    }
+}
+
+/// A narrower scope is laid over a wider one, and each process reads its own.
+fn check_overrides(units: &[&Unit], loaded: &[Json]) {
+    let found: Vec<_> = units
+        .iter()
+        .zip(loaded)
+        .map(|(unit, loaded)| {
+            let keys = ["cache_factor", "pool", "gc_thresholds", "log_level"];
+            (unit.name.as_str(), keys.map(|key| loaded[key].to_string()).join(" "))
+        })
+        .collect();
+    let expected = [
+        ("main", "2.0 [1,20] null 30"),
+        ("generic-1", "4.0 [2,7] null 30"),
+        ("generic-2", "4.0 [2,7] [700,11,12] 10"),
+        ("pusher-1", "2.0 [1,5] null 30"),
+    ];
+    assert_eq!(found, expected.map(|(name, values)| (name, values.to_owned())));
 }
 
 /// Who does what: the worker that is there for it, or else main.

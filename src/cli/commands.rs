@@ -6,10 +6,9 @@ use std::path::PathBuf;
 use http_body_util::BodyExt;
 use hyper::Method;
 
-use crate::config::Config;
 use crate::control::client;
 use crate::control::client::ControlError;
-use crate::host::layout::Layout;
+use crate::host::layout;
 use crate::host::toml;
 use crate::topology::UnitName;
 use crate::wire::Answer;
@@ -60,25 +59,10 @@ pub(super) fn logs(config: &Path, unit: &UnitName, lines: usize, follow: bool) -
     .map_or_else(|exit| exit, |()| Exit::Done)
 }
 
-pub(super) fn check(config: &Path) -> Exit {
-    match toml::load(config) {
-        Ok(loaded) => {
-            let name = config.display();
-            output::line(format!(
-                "{name}: no mistakes found, {} units",
-                crate::topology::Topology::of(&loaded.config).units.len()
-            ));
-            warn(&loaded.warnings);
-            Exit::Done
-        }
-        Err(problems) => bad_config(&problems),
-    }
-}
-
 pub(super) fn version(config: &Path) -> Exit {
     output::line(format!("synvisor {}", env!("CARGO_PKG_VERSION")));
-    if let Ok(loaded) = toml::load(config) {
-        let socket = Layout::of(&loaded.config).control_socket();
+    if let Ok(run) = toml::run_dir(config) {
+        let socket = layout::control_socket(&run);
         if let Ok(Ok(version)) = block_on(client::ask::<String>(&socket, Method::GET, "/v1/version", &())) {
             output::line(format!("daemon {version}"));
         }
@@ -87,36 +71,14 @@ pub(super) fn version(config: &Path) -> Exit {
 }
 
 pub(super) fn route(config: &Path, method: &str, path: &str) -> Exit {
-    match load(config) {
-        Ok(config) => {
-            let table = crate::route::RouteTable::of(&crate::topology::Topology::of(&config));
+    match toml::load(config, None) {
+        Ok(loaded) => {
+            let table = crate::route::RouteTable::of(&crate::topology::Topology::of(&loaded.parsed.config));
             output::line(table.explain(method, path));
             Exit::Done
         }
-        Err(exit) => exit,
+        Err(unusable) => super::config::refuse(&unusable),
     }
-}
-
-/// Loads the configuration; its warnings and problems are printed.
-pub(super) fn load(path: &Path) -> Result<Config, Exit> {
-    match toml::load(path) {
-        Ok(loaded) => {
-            warn(&loaded.warnings);
-            Ok(loaded.config)
-        }
-        Err(problems) => Err(bad_config(&problems)),
-    }
-}
-
-fn warn(warnings: &str) {
-    if !warnings.is_empty() {
-        output::problem(warnings.trim_end());
-    }
-}
-
-fn bad_config(problems: &toml::Unusable) -> Exit {
-    output::problem(problems.to_string().trim_end());
-    if problems.permission { Exit::NotPermitted } else { Exit::Config }
 }
 
 fn tell(config: &Path, path: &str, body: &impl serde::Serialize) -> Exit {
@@ -143,7 +105,8 @@ fn with_daemon<T>(
     config: &Path,
     talk: impl AsyncFnOnce(PathBuf) -> Result<T, ControlError>,
 ) -> Result<T, Exit> {
-    let socket = Layout::of(&load(config)?).control_socket();
+    let run = toml::run_dir(config).map_err(|unusable| super::config::refuse(&unusable))?;
+    let socket = layout::control_socket(&run);
     let shown = socket.display().to_string();
     match block_on(talk(socket)) {
         Ok(Ok(value)) => Ok(value),

@@ -1,11 +1,14 @@
 //! The long-running processes.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::host::toml;
+use crate::host::toml::Loaded;
 use crate::router;
 use crate::run;
 use crate::run::Ended;
@@ -13,15 +16,17 @@ use crate::run::StartError;
 use crate::sys::process;
 
 use super::Exit;
-use super::commands;
+use super::config;
 use super::output;
 
-pub(super) fn supervise(path: PathBuf) -> Exit {
-    let config = match commands::load(&path) {
-        Ok(config) => config,
-        Err(exit) => return exit,
+pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>) -> Exit {
+    let usable = toml::load(&path, credentials.as_ref()).and_then(Loaded::usable);
+    let (config, secrets, warnings) = match usable {
+        Ok(usable) => usable,
+        Err(unusable) => return config::refuse(&unusable),
     };
-    match run::supervise(config, path) {
+    output::problems(&warnings);
+    match run::supervise(config, secrets, path, credentials) {
         Ok(Ended::Stopped) => Exit::Done,
         Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),

@@ -10,6 +10,7 @@ use crate::observe;
 use crate::topology::UnitName;
 
 mod commands;
+mod config;
 mod daemon;
 mod output;
 
@@ -75,15 +76,37 @@ enum Verb {
         /// GET, PUT, POST, ….
         method: String,
         /// Path, with its query if it matters: '/_matrix/client/v3/sync?since=1'.
-        path: String,
+        #[arg(value_name = "PATH")]
+        target: String,
     },
     /// Look for mistakes in the configuration; needs no daemon, virtualenv or database.
-    Check,
+    Check {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Look at the configuration as it takes effect.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Print the JSON schema of the configuration, for editors.
+    Schema,
     /// Print synvisor's version, and that of the daemon where one runs.
     Version,
     /// The process that routes requests; started by `supervise`.
     #[command(hide = true)]
     Router(daemon::RouterArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Print every key with its value and where the value is from; secrets are masked.
+    Show {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Which units an order is for.
@@ -108,28 +131,30 @@ pub fn main() -> ExitCode {
             return if error.exit_code() == 0 { Exit::Done } else { Exit::Usage }.into();
         }
     };
-    let config = arguments.config;
+    let path = arguments.config;
     let exit = match arguments.verb {
         Verb::Supervise => {
             observe::start(
                 std::env::var("SYNVISOR_LOG").ok().as_deref(),
                 std::env::var("JOURNAL_STREAM").is_ok(),
             );
-            daemon::supervise(config)
+            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"))
         }
         Verb::Router(router) => {
             observe::start(None, false);
             daemon::router(router)
         }
-        Verb::Status { json } => commands::status(&config, json),
-        Verb::Start(units) => commands::order(&config, "start", units.into()),
-        Verb::Stop(units) => commands::order(&config, "stop", units.into()),
-        Verb::Restart(units) => commands::order(&config, "restart", units.into()),
-        Verb::Reload => commands::reload(&config),
-        Verb::Logs { follow, lines, unit } => commands::logs(&config, &UnitName::new(unit), lines, follow),
-        Verb::Route { method, path } => commands::route(&config, &method, &path),
-        Verb::Check => commands::check(&config),
-        Verb::Version => commands::version(&config),
+        Verb::Status { json } => commands::status(&path, json),
+        Verb::Start(units) => commands::order(&path, "start", units.into()),
+        Verb::Stop(units) => commands::order(&path, "stop", units.into()),
+        Verb::Restart(units) => commands::order(&path, "restart", units.into()),
+        Verb::Reload => commands::reload(&path),
+        Verb::Logs { follow, lines, unit } => commands::logs(&path, &UnitName::new(unit), lines, follow),
+        Verb::Route { method, target } => commands::route(&path, &method, &target),
+        Verb::Check { json } => config::check(&path, json),
+        Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
+        Verb::Schema => config::schema(),
+        Verb::Version => commands::version(&path),
     };
     exit.into()
 }

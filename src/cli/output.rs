@@ -19,6 +19,11 @@ pub(super) fn problem(text: impl Display) {
     eprintln!("{text}");
 }
 
+/// Problems as they were printed; nothing if there are none.
+pub(super) fn problems(printed: &str) {
+    eprint!("{printed}");
+}
+
 /// Bytes as they are; false when nobody reads them any more.
 pub(super) fn raw(bytes: &[u8]) -> bool {
     let mut out = io::stdout().lock();

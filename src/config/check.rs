@@ -163,6 +163,55 @@ pub(super) fn duration(text: &str, bounds: &RangeInclusive<u64>) -> Result<u64, 
     }
 }
 
+/// Whatever is there.
+#[expect(clippy::unnecessary_wraps, reason = "it stands among the checks")]
+pub(super) fn any(text: &str) -> Result<String, Wrong> {
+    Ok(text.to_owned())
+}
+
+/// Bytes of `"500"`, `"50K"`, `"50M"` or `"2G"`, in powers of 1024 as in Synapse's own sizes.
+pub(super) fn size(text: &str) -> Result<u64, Wrong> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
+        "" => Some(0),
+        "K" => Some(10),
+        "M" => Some(20),
+        "G" => Some(30),
+        _ => None,
+    };
+    let bytes = unit.and_then(|unit| number.parse::<u64>().ok()?.checked_mul(1 << unit));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| {
+        Wrong::new("is not a size", "write a whole number and its unit, like \"500M\" or \"2G\"")
+    })
+}
+
+/// What synvisor sets for its children itself, and what would break how it talks to them.
+const OWN_VARIABLES: [&str; 4] = ["NOTIFY_SOCKET", "TMPDIR", "CREDENTIALS_DIRECTORY", "PYTHONUNBUFFERED"];
+
+/// The name of an environment variable, to stand behind the key `environment`.
+pub(super) fn variable(name: &str) -> Result<(), Wrong> {
+    let own =
+        OWN_VARIABLES.contains(&name) || ["WATCHDOG_", "LISTEN_"].iter().any(|start| name.starts_with(start));
+    if own {
+        return Err(Wrong::new(format!("must not set {name}"), "remove it: synvisor sets it itself"));
+    }
+    if name == "SYNAPSE_CACHE_FACTOR" {
+        let remedy = "set caches.global_factor instead: Synapse reads the variable and ignores it";
+        return Err(Wrong::new(format!("must not set {name}"), remedy));
+    }
+    let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if starts && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
+        return Ok(());
+    }
+    let remedy = "write letters, digits and _, like LD_PRELOAD";
+    Err(Wrong::new(format!("holds {name:?}, which is not the name of a variable"), remedy))
+}
+
+/// An address with a port to listen on, as it is written.
+pub(super) fn listen_address_text(text: &str) -> Result<String, Wrong> {
+    listen_address(text).map(|_| text.to_owned())
+}
+
 /// An address with a port to listen on.
 pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
     let remedy = "write it like \"127.0.0.1:8008\", or \"0.0.0.0:8008\" and \"[::]:8008\" for every address";
@@ -260,6 +309,30 @@ mod tests {
         assert!(!collides("127.0.0.1:8008", "127.0.0.2:8008"));
         assert!(!collides("0.0.0.0:8008", "0.0.0.0:8009"));
         assert!(!collides("0.0.0.0:8008", "[::]:8008"));
+    }
+
+    #[test]
+    fn sizes_are_powers_of_1024() {
+        // Mutation: the shift of M made 10: seen red.
+        assert_eq!(size("2M").unwrap(), 2_097_152);
+        assert_eq!(size("1G").unwrap(), 1 << 30);
+        assert_eq!(size("7").unwrap(), 7);
+        for wrong in
+            ["", "0", "M", "1MB", "1 G", "-1", "1.5G", "99999999999999999999", "18446744073709551615G"]
+        {
+            size(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn variables_that_synvisor_sets_are_not_the_users() {
+        // Mutation: the prefixes left out: seen red.
+        for fine in ["LD_PRELOAD", "_x9", "https_proxy"] {
+            variable(fine).unwrap();
+        }
+        for wrong in ["", "1A", "A-B", "A=B", "ä", "LISTEN_FDS", "WATCHDOG_USEC", "NOTIFY_SOCKET"] {
+            variable(wrong).unwrap_err();
+        }
     }
 
     #[test]

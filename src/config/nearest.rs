@@ -19,10 +19,10 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     slip.filter(|(letters, _)| *letters <= (name.chars().count() / 3).max(1)).map(|(_, other)| other).or_else(
         // Other tools' names for the same thing: `generic_workers_count`, `sender`.
         || {
-            let longest = |other: &&&str| other.len();
+            let length = |other: &&&str| other.len();
             let contained = known.iter().filter(|other| other.len() > 3 && name.contains(&plain(other)));
             let containing = known.iter().filter(|other| name.len() > 3 && plain(other).contains(&name));
-            contained.max_by_key(longest).or(containing.max_by_key(longest)).copied()
+            contained.max_by_key(length).or(containing.min_by_key(length)).copied()
         },
     )
 }
@@ -62,6 +62,10 @@ mod tests {
         assert_eq!(found("Media-Repository"), Some("media_repository"));
         assert_eq!(found("generic_workers_count"), Some("generic"));
         assert_eq!(found("sender"), Some("federation_sender"));
+        assert_eq!(
+            nearest("signing_key", ["signing_key_required", "signing_key_file"]),
+            Some("signing_key_file")
+        );
         assert_eq!(found("xyz"), None);
         assert_eq!(nearest("ab", ["ba"]), Some("ba"));
     }

@@ -1,36 +1,7 @@
-//! Worker presets and every default, each with its reason.
-
-use std::ops::RangeInclusive;
+//! The worker presets.
 
 use super::roles::Stream;
 use super::roles::WorkerKind;
-
-/// Only root may listen below 1024, and this is the port that Synapse's own documentation uses.
-pub(super) const LISTEN: &str = "127.0.0.1:8008";
-/// Debian's PostgreSQL listens here, and lets in a system user as the role of the same name.
-pub(super) const DATABASE_HOST: &str = "/var/run/postgresql";
-pub(super) const DATABASE_PORT: u16 = 5432;
-/// The names that Synapse's installation guide uses.
-pub(super) const DATABASE_USER: &str = "synapse";
-pub(super) const DATABASE_NAME: &str = "synapse";
-/// Debian's Redis and Valkey listen here.
-pub(super) const REDIS_HOST: &str = "127.0.0.1";
-pub(super) const REDIS_PORT: u16 = 6379;
-/// Where the Filesystem Hierarchy Standard wants state and run-time files.
-pub(super) const STATE_DIR: &str = "/var/lib/synvisor";
-pub(super) const RUN_DIR: &str = "/run/synvisor";
-/// The users that the packages create.
-pub(super) const USER: &str = "synvisor";
-pub(super) const ROUTER_USER: &str = "synvisor-router";
-/// Longer than nearly every request but a long-poll, which a client repeats by itself.
-pub(super) const DRAIN_TIMEOUT: u64 = 10_000;
-/// Synapse's stop lasts as long as its longest database transaction; SIGKILL leaves locks for two minutes.
-pub(super) const STOP_TIMEOUT: u64 = 30_000;
-/// A database on another machine may boot at the same time as this one.
-pub(super) const DEPENDENCY_TIMEOUT: u64 = 60_000;
-/// Bounds of the time-outs, in milliseconds: none at all would cut what is in flight, and beyond an hour a stop
-/// looks like a hang.
-pub(super) const TIMEOUTS: RangeInclusive<u64> = 1..=3_600_000;
 
 /// A named set of worker counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

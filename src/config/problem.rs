@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use unicode_width::UnicodeWidthChar;
 
-use super::secret;
+use super::mask;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +40,18 @@ impl Problem {
         remedy: impl Into<String>,
     ) -> Self {
         Self { severity: Severity::Warning, ..Self::error(place, what, remedy) }
+    }
+
+    /// The same, but not in the way of anything.
+    #[must_use]
+    pub fn into_warning(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
+    }
+
+    /// Line and column of its place, counted from 1, columns in characters.
+    pub fn position(&self, text: &str) -> Option<(usize, usize)> {
+        let cited = Cited::of(text, self.place.as_ref()?);
+        Some((cited.line, cited.column))
     }
 
     /// `FILE:LINE:COL: error: text`, the line with carets under what is meant, the remedy.
@@ -107,7 +119,7 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// The characters of a line with their byte, as they are shown: a secret is one `…`, a control character a `�`.
 fn pieces(line: &str) -> impl Iterator<Item = (usize, String)> {
-    let secrets = secret::in_line(line);
+    let secrets = mask::in_line(line);
     line.char_indices().map(move |(at, c)| {
         let piece = match secrets.iter().find(|secret| secret.contains(&at)) {
             Some(secret) if secret.start == at => "…".to_owned(),
@@ -162,9 +174,14 @@ fn floor(text: &str, mut at: usize) -> usize {
 
 /// Prints problems in the order of the file; those without a place come first.
 pub fn print_all(problems: &[Problem], file: &str, text: &str) -> String {
+    in_order(problems).map(|problem| problem.print(file, text)).collect()
+}
+
+/// Problems in the order of their places in the file.
+pub fn in_order(problems: &[Problem]) -> impl Iterator<Item = &Problem> {
     let mut sorted: Vec<&Problem> = problems.iter().collect();
     sorted.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.start, place.end)));
-    sorted.iter().map(|problem| problem.print(file, text)).collect()
+    sorted.into_iter()
 }
 
 #[cfg(test)]

@@ -1,48 +1,62 @@
-//! Reads a TOML table key by key, gathers every mistake, and knows at the end which keys nobody asked for.
+//! Reads a TOML table key by key along the table of keys, gathers every mistake, and remembers where each value is
+//! from.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::ops::RangeInclusive;
+use std::path::Path;
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
-use super::check;
 use super::check::Wrong;
+use super::effective::Effective;
+use super::effective::Origin;
+use super::forms;
+use super::keys;
+use super::keys::Key;
 use super::nearest::suggestion;
 use super::problem::Problem;
-
-// What a key wants, as a person says it.
-const STRING: &str = "a string";
-const TIME: &str = "a span of time";
-const TRUTH: &str = "true or false";
-const NUMBER: &str = "a whole number";
-const TABLE: &str = "a table";
-const TABLES: &str = "an array of tables";
+use super::secret::SecretSource;
 
 /// A value and where it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Found<T> {
     pub(super) value: T,
+    /// That of the table if the value is a default.
     pub(super) place: Range<usize>,
+    /// Whether it stands in the file.
+    pub(super) given: bool,
+}
+
+/// What a file's values are read with.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source<'a> {
+    pub(super) text: &'a str,
+    /// Where relative paths start.
+    pub(super) base: &'a Path,
 }
 
 /// One table of the file.
 pub(super) struct Reader<'a, 'i> {
-    /// As it is written in the file, `[workers]`; empty for the keys above the first table.
-    name: &'static str,
+    source: Source<'a>,
+    spec: keys::Table,
     table: Option<&'a DeTable<'i>>,
     place: Range<usize>,
-    asked: BTreeSet<&'static str>,
+    /// What holds, key by key.
+    pub(super) effective: Vec<Effective>,
 }
 
 impl<'a, 'i> Reader<'a, 'i> {
-    /// The keys above the first table, and the tables themselves.
-    pub(super) fn root(table: &'a DeTable<'i>) -> Self {
-        Self { name: "", table: Some(table), place: 0..0, asked: BTreeSet::new() }
+    /// The keys above the first table.
+    pub(super) fn root(source: Source<'a>, table: &'a DeTable<'i>) -> Self {
+        Self { source, spec: keys::root(), table: Some(table), place: 0..0, effective: Vec::new() }
+    }
+
+    fn within(&self, spec: keys::Table, table: Option<&'a DeTable<'i>>, place: Range<usize>) -> Self {
+        Self { source: self.source, spec, table, place, effective: Vec::new() }
     }
 
     /// Where a key is, or else the table.
@@ -54,130 +68,186 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.entry(key).is_some()
     }
 
+    /// As it is written in the file, `[workers]`.
+    pub(super) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
     fn entry(&self, key: &str) -> Option<(Range<usize>, &'a Spanned<DeValue<'i>>)> {
         let found = self.table?.iter().find(|(held, _)| held.get_ref() == key);
         found.map(|(held, value)| (held.span(), value))
     }
 
-    fn get<T>(
+    /// The value of a key, or its default, or none where it has none; one that is wrong is a problem.
+    fn read<T>(
         &mut self,
-        key: &'static str,
-        wanted: &str,
+        name: &'static str,
         problems: &mut Vec<Problem>,
-        read: impl FnOnce(&'a DeValue<'i>) -> Option<T>,
+        convert: impl Fn(&Key, &DeValue<'_>) -> Result<T, Wrong>,
     ) -> Option<Found<T>> {
-        self.asked.insert(key);
-        let (_, value) = self.entry(key)?;
-        let found = read(value.get_ref());
-        if found.is_none() {
-            let what = format!("{key} must be {wanted}, not {}", kind(value.get_ref()));
-            problems.push(Problem::error(value.span(), what, rewriting(key, wanted, value.get_ref())));
+        let key = self.spec.key(name).clone();
+        if let Some((_, value)) = self.entry(name) {
+            match convert(&key, value.get_ref()) {
+                Ok(found) => {
+                    self.show(name, self.source.text[value.span()].to_owned(), Origin::At(value.span()));
+                    return Some(Found { value: found, place: value.span(), given: true });
+                }
+                Err(wrong) => {
+                    problems.push(Problem::error(
+                        value.span(),
+                        format!("{name} {}", wrong.what),
+                        wrong.remedy,
+                    ));
+                }
+            }
         }
-        found.map(|found| Found { value: found, place: value.span() })
+        let default = key.default?;
+        self.show(name, default.to_owned(), Origin::Default(key.why));
+        let value = DeValue::parse(default).ok().and_then(|value| convert(&key, value.get_ref()).ok());
+        Some(Found { value: value?, place: self.place.clone(), given: false })
     }
 
-    /// A string that is not empty: no key of ours means anything when it is.
-    pub(super) fn string(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<String>> {
-        self.checked(key, problems, |text| Ok(text.to_owned()))
+    /// Says what holds for a key; replaces what was said before.
+    pub(super) fn show(&mut self, key: &str, value: String, origin: Origin) {
+        self.effective.retain(|held| held.key != key);
+        self.effective.push(Effective {
+            table: self.spec.name.to_string(),
+            key: key.to_owned(),
+            value,
+            origin,
+        });
     }
 
-    /// A string that passes a check; one that does not is a problem at its place.
-    pub(super) fn checked<T>(
-        &mut self,
-        key: &'static str,
-        problems: &mut Vec<Problem>,
-        check: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<Found<T>> {
-        self.described(key, STRING, problems, check)
+    pub(super) fn text(&mut self, name: &'static str, problems: &mut Vec<Problem>) -> Option<Found<String>> {
+        self.read(name, problems, forms::text)
+    }
+
+    pub(super) fn truth(&mut self, name: &'static str, problems: &mut Vec<Problem>) -> Option<Found<bool>> {
+        self.read(name, problems, forms::truth)
+    }
+
+    /// An integer; all bounds in the table of keys lie within those of the type.
+    pub(super) fn number(&mut self, name: &'static str, problems: &mut Vec<Problem>) -> Option<Found<u16>> {
+        self.read(name, problems, forms::number)
     }
 
     /// Milliseconds.
-    pub(super) fn duration(
-        &mut self,
-        key: &'static str,
-        bounds: &RangeInclusive<u64>,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Found<u64>> {
-        self.described(key, TIME, problems, |text| check::duration(text, bounds))
+    pub(super) fn time(&mut self, name: &'static str, problems: &mut Vec<Problem>) -> Option<Found<u64>> {
+        self.read(name, problems, forms::time)
     }
 
-    fn described<T>(
+    /// Bytes.
+    pub(super) fn size(&mut self, name: &'static str, problems: &mut Vec<Problem>) -> Option<Found<u64>> {
+        self.read(name, problems, forms::size)
+    }
+
+    pub(super) fn path(&mut self, name: &'static str, problems: &mut Vec<Problem>) -> Option<Found<PathBuf>> {
+        let base = self.source.base;
+        let found = self.read(name, problems, |key, value| Ok(base.join(forms::filled(key, value)?)))?;
+        self.show_path(name, &found.value, found.given, found.place.clone());
+        Some(found)
+    }
+
+    pub(super) fn secret(
         &mut self,
-        key: &'static str,
-        wanted: &str,
+        name: &'static str,
         problems: &mut Vec<Problem>,
-        check: impl FnOnce(&str) -> Result<T, Wrong>,
-    ) -> Option<Found<T>> {
-        let Found { value, place } = self.get(key, wanted, problems, DeValue::as_str)?;
-        let checked = match value {
-            "" => Err(Wrong::new("must not be empty", "write a value, or remove the line")),
-            text => check(text),
-        };
-        match checked {
-            Ok(value) => Some(Found { value, place }),
-            Err(wrong) => {
-                problems.push(Problem::error(place, format!("{key} {}", wrong.what), wrong.remedy));
-                None
-            }
+    ) -> Option<Found<SecretSource>> {
+        let base = self.source.base;
+        self.read(name, problems, |key, value| SecretSource::parse(forms::filled(key, value)?, base))
+    }
+
+    pub(super) fn environment(
+        &mut self,
+        name: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Found<BTreeMap<String, String>>> {
+        let found = self.read(name, problems, forms::environment)?;
+        // A table of dotted keys is not one piece of the file.
+        let table = found.value.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+        self.show(name, toml::Value::Table(table).to_string(), Origin::At(found.place.clone()));
+        Some(found)
+    }
+
+    /// A relative path takes effect as an absolute one.
+    fn show_path(&mut self, name: &str, path: &Path, given: bool, place: Range<usize>) {
+        if given {
+            let shown = toml::Value::String(path.display().to_string()).to_string();
+            self.show(name, shown, Origin::At(place));
         }
     }
 
-    pub(super) fn boolean(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Found<bool>> {
-        self.get(key, TRUTH, problems, DeValue::as_bool)
-    }
-
-    /// An integer within bounds; `why` says why there are bounds.
-    pub(super) fn number(
-        &mut self,
-        key: &'static str,
-        bounds: &RangeInclusive<u16>,
-        why: &str,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Found<u16>> {
-        let found = self.get(key, NUMBER, problems, DeValue::as_integer)?;
-        let integer = found.value;
-        let value = u16::from_str_radix(integer.as_str(), integer.radix()).ok();
-        if let Some(value) = value.filter(|value| bounds.contains(value)) {
-            return Some(Found { value, place: found.place });
-        }
-        let (least, most) = (bounds.start(), bounds.end());
-        let what = format!("{key} must be between {least} and {most}, not {integer}");
-        problems.push(Problem::error(found.place, what, why));
-        None
-    }
-
-    /// A table within this one; an absent one reads as empty.
+    /// A table of this file; an absent one reads as empty.
     pub(super) fn table(
         &mut self,
         key: &'static str,
-        name: &'static str,
+        spec: keys::Table,
         problems: &mut Vec<Problem>,
     ) -> Self {
-        let found = self.get(key, TABLE, problems, DeValue::as_table);
         let place = self.place(key);
-        Reader { name, table: found.map(|found| found.value), place, asked: BTreeSet::new() }
+        let Some((_, value)) = self.entry(key) else { return self.within(spec, None, place) };
+        let table = value.get_ref().as_table();
+        if table.is_none() {
+            let wrong = forms::not(key, forms::TABLE, value.get_ref());
+            let remedy = format!("write {} on a line of its own and its keys below it", spec.name);
+            problems.push(Problem::error(value.span(), format!("{key} {}", wrong.what), remedy));
+        }
+        self.within(spec, table, place)
+    }
+
+    /// A table that is not in the file.
+    pub(super) fn absent(&self, spec: keys::Table) -> Self {
+        self.within(spec, None, self.place.clone())
+    }
+
+    /// The tables within a table, whatever they are called; `spec` says what each may hold.
+    pub(super) fn named_tables(
+        &self,
+        spec: impl Fn(&str) -> keys::Table,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(String, Self)> {
+        let mut readers = Vec::new();
+        for (key, value) in self.all() {
+            match value.get_ref().as_table() {
+                Some(table) => {
+                    let reader = self.within(spec(key.get_ref()), Some(table), key.span());
+                    readers.push((key.get_ref().to_string(), reader));
+                }
+                None => {
+                    let wrong = forms::not(key.get_ref(), forms::TABLE, value.get_ref());
+                    let remedy = format!(
+                        "write {} on a line of its own and its keys below it",
+                        spec(key.get_ref()).name
+                    );
+                    let what = format!("{} {}", key.get_ref(), wrong.what);
+                    problems.push(Problem::error(value.span(), what, remedy));
+                }
+            }
+        }
+        readers
     }
 
     /// An array of tables; none where the key is absent.
     pub(super) fn tables(
         &mut self,
         key: &'static str,
-        name: &'static str,
+        spec: &keys::Table,
         problems: &mut Vec<Problem>,
     ) -> Option<Vec<Self>> {
-        let found = self.get(key, TABLES, problems, DeValue::as_array)?;
+        let (_, value) = self.entry(key)?;
+        let Some(array) = value.get_ref().as_array() else {
+            let wrong = forms::not(key, forms::TABLES, value.get_ref());
+            problems.push(Problem::error(value.span(), format!("{key} {}", wrong.what), wrong.remedy));
+            return None;
+        };
         let mut readers = Vec::new();
-        for entry in found.value.iter() {
+        for entry in array.iter() {
             match entry.get_ref().as_table() {
-                Some(table) => readers.push(Reader {
-                    name,
-                    table: Some(table),
-                    place: entry.span(),
-                    asked: BTreeSet::new(),
-                }),
+                Some(table) => readers.push(self.within(spec.clone(), Some(table), entry.span())),
                 None => {
-                    let what = format!("an entry of {key} must be a table, not {}", kind(entry.get_ref()));
-                    let remedy = format!("write {name} and its keys below it");
+                    let held = forms::kind(entry.get_ref());
+                    let what = format!("an entry of {key} must be a table, not {held}");
+                    let remedy = format!("write {} and its keys below it", spec.name);
                     problems.push(Problem::error(entry.span(), what, remedy));
                 }
             }
@@ -186,71 +256,48 @@ impl<'a, 'i> Reader<'a, 'i> {
     }
 
     /// Every key and value, whatever it is called.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&'a Spanned<Cow<'i, str>>, &'a Spanned<DeValue<'i>>)> {
+    pub(super) fn all(
+        &self,
+    ) -> impl Iterator<Item = (&'a Spanned<Cow<'i, str>>, &'a Spanned<DeValue<'i>>)> + use<'a, 'i> {
         self.table.into_iter().flat_map(|table| table.iter())
-    }
-
-    fn unknown(&self) -> impl Iterator<Item = &'a Spanned<Cow<'i, str>>> {
-        self.all().map(|(key, _)| key).filter(|key| !self.asked.contains(key.get_ref().as_ref()))
     }
 }
 
-/// Reports the keys that nobody asked for in any of the tables.
+/// Reports the keys that no table has, `root` being the first of them.
 pub(super) fn report_unknown(tables: &[Reader<'_, '_>], problems: &mut Vec<Problem>) {
     for table in tables {
-        for key in table.unknown() {
+        let top = table.spec.name.is_empty();
+        for (key, _) in table.all() {
             let name: &str = key.get_ref();
-            let what = match table.name {
-                "" => format!("unknown key {name}"),
-                within => format!("unknown key {name} in {within}"),
+            if table.spec.has(name) || top && keys::TABLES.contains(&name) {
+                continue;
+            }
+            let what = if top {
+                format!("unknown key {name}")
+            } else {
+                format!("unknown key {name} in {}", table.spec.name)
             };
-            let home = tables.iter().find(|other| other.asked.contains(name));
-            let remedy = match home.map(|home| home.name) {
+            let home = tables.iter().find(|other| other.spec.has(name));
+            let remedy = match home.map(|home| home.spec.name.as_ref()) {
                 Some("") => "it belongs at the top of the file, above the first [table]".to_owned(),
                 Some(home) => format!("it belongs in {home}"),
-                None => {
-                    let suggestion = suggestion(name, table.asked.iter().copied());
-                    let of_synapse = "a setting of homeserver.yaml belongs in [synapse]";
-                    let top = table.name.is_empty() && suggestion.starts_with("allowed");
-                    if top { format!("{suggestion}\n{of_synapse}") } else { suggestion }
-                }
+                None => unknown_remedy(name, table, top),
             };
             problems.push(Problem::error(key.span(), what, remedy));
         }
     }
 }
 
-/// A value's type as a person says it.
-fn kind(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => STRING,
-        DeValue::Integer(_) => NUMBER,
-        DeValue::Float(_) => "a number with a fraction",
-        DeValue::Boolean(_) => TRUTH,
-        DeValue::Datetime(_) => "a date or time",
-        DeValue::Array(_) => "an array",
-        DeValue::Table(_) => TABLE,
+fn unknown_remedy(name: &str, table: &Reader<'_, '_>, top: bool) -> String {
+    let mut known: Vec<&str> = table.spec.keys.iter().map(|key| key.name).collect();
+    if top {
+        known.extend(keys::TABLES);
     }
-}
-
-/// How to write what is wanted; where quotes or brackets are all that is wrong, with the value that is there.
-fn rewriting(key: &str, wanted: &str, value: &DeValue<'_>) -> String {
-    let quoted = |value: &dyn Display| format!("write it in quotes: {key} = \"{value}\"");
-    let number = |text: &str| text.parse::<i64>().is_ok();
-    let truth = |text: &str| ["true", "false"].contains(&text);
-    match (wanted, value) {
-        (STRING, DeValue::Integer(value)) => quoted(value),
-        (STRING, DeValue::Float(value)) => quoted(value),
-        (STRING, DeValue::Datetime(value)) => quoted(value),
-        (STRING, _) => format!("write it like {key} = \"…\""),
-        (NUMBER, DeValue::String(text)) if number(text) => format!("write it without quotes: {key} = {text}"),
-        (NUMBER, _) => format!("write it like {key} = 2"),
-        (TRUTH, DeValue::String(text)) if truth(text) => format!("write it without quotes: {key} = {text}"),
-        (TRUTH, _) => format!("write {key} = true or {key} = false"),
-        (TABLE, _) => format!("write [{key}] on a line of its own and its keys below it"),
-        (TABLES, _) => {
-            format!("write [[{key}]], with two brackets, on a line of its own and its keys below it")
-        }
-        (_, _) => format!("write it like {key} = \"30s\""),
+    known.sort_unstable();
+    let suggestion = suggestion(name, known);
+    let none_near = suggestion.starts_with("allowed");
+    if top && none_near {
+        return format!("{suggestion}\na setting of homeserver.yaml belongs in [synapse]");
     }
+    suggestion
 }

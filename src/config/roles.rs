@@ -149,6 +149,25 @@ impl WorkerKind {
         }
     }
 
+    /// What it does.
+    pub const fn about(self) -> &'static str {
+        match self {
+            Self::Generic => "Serves any request that is not bound to one process.",
+            Self::Room => "Serves requests about one room.",
+            Self::Sync => "Serves /sync and its relatives.",
+            Self::ClientReader => "Serves requests of clients that are neither about a room nor a sync.",
+            Self::FederationReader => "Serves requests of other servers.",
+            Self::FederationSender => "Sends to other servers.",
+            Self::Pusher => "Sends push notifications.",
+            Self::MediaRepository => "Serves uploads, downloads and thumbnails.",
+            Self::Appservice => "Notifies bridges and bots.",
+            Self::UserDir => "Maintains and searches the user directory.",
+            Self::Background => "Cleans up and counts.",
+            Self::Writer(Stream::Events) => "Writes messages and the state of rooms.",
+            Self::Writer(_) => "Writes the stream of this name.",
+        }
+    }
+
     /// How many of this kind there may be.
     ///
     /// Appservice, user directory and background work are each named by a single string in homeserver.yaml.

@@ -1,8 +1,11 @@
-//! The secrets of a homeserver: where each lies, and how a message about the TOML file keeps from showing one.
+//! The secrets of a homeserver: which there are, and where each is read from.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::path::PathBuf;
+
+use super::check::Wrong;
 
 /// A secret that lies in a file of its own, mode 0600.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,44 +48,76 @@ impl Secret {
         }
     }
 
-    /// The file that holds it.
+    /// The key in `[secrets]` that names a file for it.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::MacaroonSecretKey => "macaroon_secret_key_file",
+            Self::RegistrationSharedSecret => "registration_shared_secret_file",
+            Self::FormSecret => "form_secret_file",
+            Self::WorkerReplicationSecret => "worker_replication_secret_file",
+            Self::SigningKey => "signing_key_file",
+        }
+    }
+
+    /// The file that holds it where `[secrets]` names none.
     pub fn path(self, state_dir: &Path) -> PathBuf {
         state_dir.join("secrets").join(self.file_name())
     }
 }
 
-/// The parts of a line that are values under a key that sounds like a secret, be it TOML or, by mistake, YAML.
-pub(super) fn in_line(line: &str) -> Vec<Range<usize>> {
-    line.match_indices(['=', ':']).filter_map(|(sign, _)| value_of_secret(line, sign)).collect()
+/// How the directory of systemd's credentials is written in the TOML file.
+const CREDENTIALS: &str = "$CREDENTIALS_DIRECTORY/";
+
+/// Where the user keeps a secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SecretSource {
+    File(PathBuf),
+    /// A credential that systemd hands to the service, by its name.
+    Credential(String),
 }
 
-fn value_of_secret(line: &str, sign: usize) -> Option<Range<usize>> {
-    let key = line[..sign].trim_end().trim_end_matches(['"', '\'']);
-    let key = key.rsplit(|c: char| !c.is_alphanumeric() && !"_-".contains(c)).next().unwrap_or_default();
-    let value = line[sign + 1..].trim_start();
-    let quote = value.chars().next().filter(|c| "\"'".contains(*c));
-    let inside = quote.map_or(value, |quote| value.trim_start_matches(quote));
-    let length = quote.map_or_else(|| inside.find([',', '}', '#']), |quote| closing(inside, quote));
-    let start = line.len() - inside.len();
-    let end = start + inside[..length.unwrap_or(inside.len())].trim_end().len();
-    (sounds_secret(key) && start < end).then_some(start..end)
+impl SecretSource {
+    /// Reads what a key like `password_file` holds; a relative path starts at `base`.
+    pub(super) fn parse(text: &str, base: &Path) -> Result<Self, Wrong> {
+        let Some(name) = text.strip_prefix(CREDENTIALS) else { return Ok(Self::File(base.join(text))) };
+        // systemd.exec(5): a credential's name is a file name.
+        if name.is_empty() || name.contains('/') || name.starts_with('.') || name.contains('$') {
+            let remedy = format!("write {CREDENTIALS} and the name in LoadCredential=");
+            return Err(Wrong::new("does not name a credential", remedy));
+        }
+        Ok(Self::Credential(name.to_owned()))
+    }
 }
 
-/// Where a string ends that began before `text`.
-fn closing(text: &str, quote: char) -> Option<usize> {
-    let mut escaped = false;
-    let end = text.char_indices().find(|(_, c)| {
-        let closes = *c == quote && !escaped;
-        escaped = *c == '\\' && quote == '"' && !escaped;
-        closes
-    });
-    end.map(|(at, _)| at)
+impl fmt::Display for SecretSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => path.display().fmt(f),
+            Self::Credential(name) => write!(f, "{CREDENTIALS}{name}"),
+        }
+    }
 }
 
-fn sounds_secret(key: &str) -> bool {
-    let names_a_file = ["_file", "_path"].iter().any(|end| key.ends_with(end));
-    let words = ["secret", "pass", "token", "private_key", "api_key", "signing_key", "credential"];
-    !names_a_file && words.iter().any(|word| key.contains(word))
+/// What was read from the places of secrets.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretValues(BTreeMap<SecretSource, String>);
+
+impl SecretValues {
+    pub fn insert(&mut self, source: SecretSource, value: String) {
+        self.0.insert(source, value);
+    }
+
+    /// The secret; empty if it was not read.
+    pub fn get(&self, source: &SecretSource) -> &str {
+        self.0.get(source).map_or("", String::as_str)
+    }
+}
+
+/// Where they are from, and nothing of what they are.
+impl fmt::Debug for SecretValues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 #[cfg(test)]
@@ -90,17 +125,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strings_under_secret_keys_are_found() {
-        // Mutation: escapes ignored: seen red by `a\"b`; the exception for files left out: seen red.
-        let shown = |line: &str| in_line(line).into_iter().map(|at| line[at].to_owned()).collect::<Vec<_>>();
-        assert_eq!(shown(r#"smtp_pass = "a\"b" # = "x""#), [r#"a\"b"#]);
-        assert_eq!(shown("x = { client_secret = 'q=w', access_token=\"t\" }"), ["q=w", "t"]);
-        assert_eq!(shown("\"form_secret\" = \"\"\"open"), ["open"]);
-        assert_eq!(shown("form_secret = \"unclosed"), ["unclosed"]);
-        assert_eq!(shown("form_secret = bare # why"), ["bare"]);
-        assert_eq!(shown("form_secret: yaml"), ["yaml"]);
-        assert!(shown("password_file = \"/etc/synvisor/db\"").is_empty());
-        assert!(shown("server_name = \"example.com\"").is_empty());
-        assert!(shown("public_baseurl = \"https://example.com\"").is_empty());
+    fn a_secret_is_in_a_file_or_a_credential() {
+        // Mutation: the slash in a name allowed: seen red.
+        let parse = |text| SecretSource::parse(text, Path::new("/etc/synvisor"));
+        assert_eq!(parse("db").unwrap(), SecretSource::File("/etc/synvisor/db".into()));
+        let credential = parse("$CREDENTIALS_DIRECTORY/db").unwrap();
+        assert_eq!(credential, SecretSource::Credential("db".to_owned()));
+        assert_eq!(credential.to_string(), "$CREDENTIALS_DIRECTORY/db");
+        for wrong in ["", "a/b", ".hidden", "$x"] {
+            let path = format!("$CREDENTIALS_DIRECTORY/{wrong}");
+            SecretSource::parse(&path, Path::new("/")).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn values_are_not_shown_by_debug() {
+        // Mutation: Debug derived: seen red.
+        let mut values = SecretValues::default();
+        values.insert(SecretSource::Credential("db".to_owned()), "hunter2".to_owned());
+        assert!(!format!("{values:?}").contains("hunter2"));
     }
 }

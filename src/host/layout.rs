@@ -93,7 +93,7 @@ impl Layout {
         self.state.join("redis")
     }
     pub fn control_socket(&self) -> PathBuf {
-        self.run.join("control.sock")
+        control_socket(&self.run)
     }
     pub fn notify_socket(&self) -> PathBuf {
         self.run.join("notify.sock")
@@ -143,6 +143,11 @@ impl Layout {
         }
         Ok(changed)
     }
+}
+
+/// Where the command line reaches the daemon that has this run directory.
+pub fn control_socket(run: &Path) -> PathBuf {
+    run.join("control.sock")
 }
 
 /// Removes what a process left at the path of its socket: Twisted refuses a path whose lock names a living pid.

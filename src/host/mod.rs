@@ -3,5 +3,6 @@
 pub mod database;
 pub mod layout;
 pub mod secrets;
+pub mod settings;
 pub mod toml;
 pub mod venv;

@@ -1,12 +1,103 @@
-//! Secrets that are generated once and then only read.
+//! Secrets: those that are generated once and then only read, and those that the user keeps.
 
 use std::io;
 use std::path::Path;
 
+use crate::config::Referred;
+use crate::config::Secrets;
+use crate::config::problem::Problem;
 use crate::config::secret::Secret;
+use crate::config::secret::SecretSource;
+use crate::config::secret::SecretValues;
 use crate::sys::fs;
 use crate::sys::fs::FsError;
+use crate::sys::users;
 use crate::sys::users::User;
+
+/// What was found at the places that the TOML names.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    pub values: SecretValues,
+    /// Missing, empty, or not for us alone.
+    pub unfit: Vec<Problem>,
+    /// Nothing that we may read.
+    pub hidden: Vec<Problem>,
+}
+
+/// Reads every secret that the TOML names and looks who else may.
+pub fn look(files: &[Referred], user: &str, credentials: Option<&Path>) -> Found {
+    let mut found = Found::default();
+    let trusted = [Some(0), users::user(user).map(|user| user.uid), Some(users::own_uid())];
+    for file in files {
+        let path = match (&file.source, credentials) {
+            (SecretSource::File(path), _) => path.clone(),
+            (SecretSource::Credential(name), Some(directory)) => directory.join(name),
+            (SecretSource::Credential(name), None) => {
+                let what =
+                    format!("credential {name} is there for the service alone, and this is not the service");
+                let remedy = credential_remedy(name);
+                found.hidden.push(Problem::error(file.place.clone(), what, remedy));
+                continue;
+            }
+        };
+        let trusted = trusted.iter().flatten().copied().collect::<Vec<u32>>();
+        let problem = |what: String, remedy: String| Problem::error(file.place.clone(), what, remedy);
+        match (fs::read(&path), &file.source) {
+            (Ok(text), source) => {
+                let strange = match source {
+                    SecretSource::File(path) => stranger(path, &trusted),
+                    // systemd makes them for the service alone.
+                    SecretSource::Credential(_) => None,
+                };
+                if let Some((what, remedy)) = strange {
+                    found.unfit.push(problem(what, remedy));
+                }
+                let value = text.trim_end_matches(['\r', '\n']);
+                if value.is_empty() {
+                    found.unfit.push(problem(format!("{} is empty", path.display()), file.remedy.to_owned()));
+                }
+                found.values.insert(file.source.clone(), value.to_owned());
+            }
+            (Err(error), SecretSource::Credential(name)) => {
+                let remedy = credential_remedy(name);
+                found.unfit.push(problem(format!("there is no credential {name}: {error}"), remedy));
+            }
+            (Err(error), SecretSource::File(_)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let remedy = format!("chown {} {}", users::own_name(), path.display());
+                found.hidden.push(problem(error.to_string(), remedy));
+            }
+            (Err(error), SecretSource::File(_)) => {
+                found.unfit.push(problem(error.to_string(), file.remedy.to_owned()));
+            }
+        }
+    }
+    found
+}
+
+fn credential_remedy(name: &str) -> String {
+    format!(
+        "run systemctl edit synvisor.service, and write below [Service]:\nLoadCredential={name}:/etc/synvisor/{name}"
+    )
+}
+
+/// Why a secret is not for us alone, and what to do.
+fn stranger(path: &Path, trusted: &[u32]) -> Option<(String, String)> {
+    let (owner, mode) = fs::owner_and_mode(path).ok()?;
+    let shown = path.display();
+    if !trusted.contains(&owner) {
+        let name = users::name_of(owner).unwrap_or_else(|| owner.to_string());
+        return Some((
+            format!("{shown} belongs to {name}, who can read and change it"),
+            format!("chown root {shown}"),
+        ));
+    }
+    // Debian's way is root:GROUP and 0640, so that a service may read and not change.
+    if mode & 0o037 != 0 {
+        let what = format!("{shown} is a secret, and others than its owner may use it (mode {mode:04o})");
+        return Some((what, format!("chmod 600 {shown}")));
+    }
+    None
+}
 
 /// Why the secrets are not complete.
 #[derive(Debug)]
@@ -25,10 +116,18 @@ impl std::fmt::Display for SecretError {
     }
 }
 
-/// Writes every secret that is missing, mode 0600; one that exists is never touched.
-pub fn complete(directory: &Path, owner: Option<&User>) -> Result<Vec<&'static str>, SecretError> {
+/// Writes every secret that is missing and not the user's to keep, mode 0600; one that exists is never touched.
+pub fn complete(
+    directory: &Path,
+    settings: &Secrets,
+    owner: Option<&User>,
+) -> Result<Vec<&'static str>, SecretError> {
     let mut made = Vec::new();
     for secret in Secret::ALL {
+        let required = secret == Secret::SigningKey && settings.signing_key_required;
+        if required || settings.files.contains_key(&secret) {
+            continue;
+        }
         let content = match secret {
             Secret::SigningKey => signing_key()?,
             Secret::MacaroonSecretKey
@@ -90,14 +189,67 @@ mod tests {
     fn secrets_are_made_once_and_for_nobody_else() {
         // Mutation: `exists` ignored: seen red.
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(complete(dir.path(), None).unwrap().len(), 5);
+        let nothing = Secrets { files: std::collections::BTreeMap::new(), signing_key_required: false };
+        assert_eq!(complete(dir.path(), &nothing, None).unwrap().len(), 5);
         let key = dir.path().join("signing.key");
         let first = fs::read(&key).unwrap();
-        assert_eq!(complete(dir.path(), None).unwrap(), Vec::<&str>::new());
+        assert_eq!(complete(dir.path(), &nothing, None).unwrap(), Vec::<&str>::new());
         assert_eq!(fs::read(&key).unwrap(), first);
         assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         let fields: Vec<&str> = first.split_whitespace().collect();
         assert_eq!((fields[0], fields[2].len()), ("ed25519", 43));
+    }
+
+    #[test]
+    fn what_is_the_users_is_not_made() {
+        // Mutations, each seen red: `required` ignored; `files` ignored.
+        let dir = tempfile::tempdir().unwrap();
+        let source = SecretSource::File("/etc/form".into());
+        let settings = Secrets { files: [(Secret::FormSecret, source)].into(), signing_key_required: true };
+        let made = complete(dir.path(), &settings, None).unwrap();
+        assert_eq!(made, ["macaroon_secret_key", "registration_shared_secret", "worker_replication_secret"]);
+    }
+
+    #[test]
+    fn secrets_of_the_user_are_read_and_their_modes_looked_at() {
+        // Mutations, each seen red: the mode not looked at; the owner not looked at (as root); an empty file taken;
+        // a credential outside of the service taken for missing.
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str, mode| {
+            let path = dir.path().join(name);
+            fs::replace(&path, text.as_bytes(), mode, None).unwrap();
+            SecretSource::File(path)
+        };
+        let credential = |name: &str| SecretSource::Credential(name.to_owned());
+        file("given", "c\n", 0o400);
+        let sources = [
+            file("good", "a\n", 0o640),
+            file("open", "b", 0o644),
+            file("empty", "\n", 0o600),
+            SecretSource::File(dir.path().join("missing")),
+            credential("given"),
+            credential("forgotten"),
+        ];
+        let refer =
+            |source: &SecretSource| Referred { source: source.clone(), place: 0..1, remedy: "write it" };
+        let files: Vec<Referred> = sources.iter().map(refer).collect();
+        let found = look(&files, "nobody", Some(dir.path()));
+        assert_eq!((found.values.get(&sources[0]), found.values.get(&sources[4])), ("a", "c"));
+        let problems: Vec<&str> = found.unfit.iter().map(|problem| problem.what.as_str()).collect();
+        assert_eq!(problems.len(), 4, "{problems:?}");
+        for (problem, said) in
+            problems.iter().zip(["mode 0644", "is empty", "missing", "no credential forgotten"])
+        {
+            assert!(problem.contains(said), "{problem}");
+        }
+        assert!(found.hidden.is_empty());
+        let outside = look(&files[4..], "nobody", None);
+        assert_eq!((outside.unfit.len(), outside.hidden.len()), (0, 2));
+        if users::own_uid() == 0 {
+            let SecretSource::File(path) = &sources[0] else { unreachable!() };
+            std::os::unix::fs::chown(path, Some(4_000_000), None).unwrap();
+            assert!(look(&files[..1], "nobody", None).unfit[0].what.contains("belongs to 4000000"));
+        }
     }
 
     #[test]

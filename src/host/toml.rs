@@ -1,42 +1,110 @@
-//! The TOML file on disk: read, parsed, and the files that it names looked at.
+//! The TOML file on disk: read, parsed, and the secrets that it names looked at.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 
 use crate::config::Config;
+use crate::config::Parsed;
 use crate::config::problem;
 use crate::config::problem::Problem;
+use crate::config::secret::SecretValues;
 use crate::sys::fs;
 
-/// A usable configuration.
+use super::secrets;
+use super::settings;
+
+/// A TOML file as it was read.
 #[derive(Clone, Debug)]
-pub struct Loaded {
-    pub config: Config,
-    /// Printed warnings; empty if there are none.
-    pub warnings: String,
+pub struct Document {
+    /// As the user named it.
+    pub name: String,
+    pub text: String,
 }
 
-/// Printed problems of a configuration that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unusable {
-    text: String,
-    /// Whether we merely may not read it.
-    pub permission: bool,
+impl Document {
+    /// Problems as they are shown to a person.
+    pub fn print(&self, problems: &[Problem]) -> String {
+        problem::print_all(problems, &self.name, &self.text)
+    }
+}
+
+/// A configuration without errors.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub document: Document,
+    pub parsed: Parsed,
+    pub warnings: Vec<Problem>,
+    pub secrets: SecretValues,
+    /// Secrets that are missing, or that others may read; nothing runs with these.
+    pub unfit: Vec<Problem>,
+    /// Secrets that this process may not read, and so cannot judge.
+    pub hidden: Vec<Problem>,
+}
+
+impl Loaded {
+    /// The configuration and its secrets, to run with; warnings have to be shown.
+    ///
+    /// # Errors
+    /// A secret is missing, others may read it, or we may not.
+    pub fn usable(self) -> Result<(Config, SecretValues, String), Unusable> {
+        let problems: Vec<Problem> = self.unfit.into_iter().chain(self.hidden).collect();
+        if problems.is_empty() {
+            let warnings = self.document.print(&self.warnings);
+            return Ok((self.parsed.config, self.secrets, warnings));
+        }
+        Err(Unusable::Problems(self.document, problems))
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Clone, Debug)]
+pub enum Unusable {
+    /// The file cannot be read; whether that is for want of permission.
+    Unread {
+        text: String,
+        permission: bool,
+    },
+    Problems(Document, Vec<Problem>),
 }
 
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        match self {
+            Self::Unread { text, .. } => f.write_str(text),
+            Self::Problems(document, problems) => f.write_str(&document.print(problems)),
+        }
     }
 }
 
 /// Reads and checks a configuration; needs no daemon, virtualenv or database.
 ///
+/// `credentials` is the directory of systemd's credentials, where there is one.
+///
 /// # Errors
-/// Every problem, printed with its place.
-pub fn load(path: &Path) -> Result<Loaded, Unusable> {
-    let text = fs::read(path).map_err(|error| {
+/// The file cannot be read, or it has errors: all of them.
+pub fn load(path: &Path, credentials: Option<&OsString>) -> Result<Loaded, Unusable> {
+    let text = read(path)?;
+    // Children and sockets must not depend on the directory that a command was given in.
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = whole.parent().unwrap_or(Path::new("/"));
+    let document = Document { name: path.display().to_string(), text };
+    let parsed = match Config::parse(&document.text, base) {
+        Ok(parsed) => parsed,
+        Err(problems) => return Err(Unusable::Problems(document, problems)),
+    };
+    let mut warnings = parsed.warnings.clone();
+    let installed = settings::installed(&parsed.config.python.venv);
+    warnings.extend(parsed.unknown_settings(&installed.unwrap_or_default()));
+    let secrets::Found { values, unfit, hidden } =
+        secrets::look(&parsed.files, &parsed.config.supervisor.user, credentials.map(Path::new));
+    Ok(Loaded { document, parsed, warnings, secrets: values, unfit, hidden })
+}
+
+fn read(path: &Path) -> Result<String, Unusable> {
+    fs::read(path).map_err(|error| {
         let remedy = if error.kind() == io::ErrorKind::NotFound {
             "write one (the smallest is one line: server_name = \"example.com\"), or name it with --config FILE"
         } else if error.kind() == io::ErrorKind::PermissionDenied {
@@ -45,29 +113,17 @@ pub fn load(path: &Path) -> Result<Loaded, Unusable> {
             "name another one with --config FILE"
         };
         let permission = error.kind() == io::ErrorKind::PermissionDenied;
-        Unusable { text: format!("{error}\n  {remedy}\n"), permission }
-    })?;
-    // Children and sockets must not depend on the directory that a command was given in.
+        Unusable::Unread { text: format!("{error}\n  {remedy}\n"), permission }
+    })
+}
+
+/// The run directory of a configuration, which may have mistakes: a daemon that runs has a good one.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn run_dir(path: &Path) -> Result<PathBuf, Unusable> {
+    let text = read(path)?;
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = whole.parent().unwrap_or(Path::new("/"));
-    let name = path.display().to_string();
-    let unusable = |problems: &[Problem]| Unusable {
-        text: problem::print_all(problems, &name, &text),
-        permission: false,
-    };
-    let parsed = Config::parse(&text, base).map_err(|problems| unusable(&problems))?;
-    let missing: Vec<Problem> = parsed
-        .files
-        .iter()
-        .filter_map(|file| {
-            let error =
-                fs::read(&file.path).err().filter(|error| error.kind() != io::ErrorKind::PermissionDenied)?;
-            let remedy = "write the secret into it, with mode 0600, or correct the path";
-            Some(Problem::error(file.place.clone(), error.to_string(), remedy))
-        })
-        .collect();
-    if !missing.is_empty() {
-        return Err(unusable(&missing));
-    }
-    Ok(Loaded { config: parsed.config, warnings: problem::print_all(&parsed.warnings, &name, &text) })
+    Ok(base.join(Config::run_dir(&text)))
 }

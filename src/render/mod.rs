@@ -8,7 +8,12 @@ use toml::Table;
 use toml::Value;
 
 use crate::config::Config;
+use crate::config::LOG_LEVEL;
 use crate::config::roles::Resource;
+use crate::config::secret::SecretValues;
+use crate::config::synapse::secret_in;
+use crate::config::units;
+use crate::config::units::UnitSettings;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::Unit;
@@ -39,19 +44,47 @@ const PRIVATE_SOCKET_MODE: i64 = 0o600;
 /// Renders every file of every Synapse process.
 ///
 /// All of them are for Synapse's user alone: a homeserver.yaml may hold the password of the database.
-pub fn render(config: &Config, topology: &Topology, database_password: Option<&str>) -> FileSet {
-    let shared = shared::settings(config, topology);
+pub fn render(config: &Config, topology: &Topology, secrets: &SecretValues) -> FileSet {
+    let shared = shared::settings(config, topology, secrets);
     let mut files = FileSet::new();
     for unit in topology.synapse() {
         let log_path = log_config_path(config, &unit.name);
+        let over = unit_settings(config, unit);
         let mut settings = shared.clone();
-        let database = shared::database(config, unit, database_password);
-        settings.insert("database".to_owned(), database.into());
+        settings.insert("database".to_owned(), shared::database(config, &over, secrets).into());
+        if !over.caches.is_empty() {
+            let caches = Table::from_iter([("caches".to_owned(), Value::Table(over.caches))]);
+            units::merge(&mut settings, caches);
+        }
+        settings.extend(over.settings);
         settings.extend(own(unit, topology, &log_path));
+        settings.iter_mut().for_each(|(_, value)| fill_in(value, secrets));
         files.insert(homeserver_path(config, &unit.name), file(&settings));
-        files.insert(log_path, file(&log_config()));
+        files.insert(log_path, file(&log_config(over.log_level.as_deref().unwrap_or(LOG_LEVEL))));
     }
     files
+}
+
+/// What `[units]` says of a unit; nothing where it is no process of Synapse.
+pub fn unit_settings(config: &Config, unit: &Unit) -> UnitSettings {
+    match unit.role {
+        Role::Worker(kind) => config.units.of(unit.name.as_str(), Some(kind)),
+        Role::Main => config.units.of(unit.name.as_str(), None),
+        Role::Postgres { .. } | Role::Redis { .. } | Role::Router => UnitSettings::default(),
+    }
+}
+
+/// Puts secrets where the TOML refers to them.
+fn fill_in(value: &mut Value, secrets: &SecretValues) {
+    if let Some(source) = secret_in(value) {
+        *value = secrets.get(&source).into();
+        return;
+    }
+    match value {
+        Value::Array(entries) => entries.iter_mut().for_each(|entry| fill_in(entry, secrets)),
+        Value::Table(table) => table.iter_mut().for_each(|(_, entry)| fill_in(entry, secrets)),
+        Value::String(_) | Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_) => {}
+    }
 }
 
 /// What `--config-path` of a Synapse process names.
@@ -133,7 +166,8 @@ fn listeners(unit: &Unit, topology: &Topology) -> Vec<Value> {
 }
 
 /// Logs to stderr, which is the unit's log file.
-fn log_config() -> Table {
+fn log_config(level: &str) -> Table {
+    let sql = if level == "DEBUG" { LOG_LEVEL } else { level };
     let format = "%(asctime)s %(levelname)s %(name)s: [%(request)s] %(message)s";
     let console = table([
         ("class", "logging.StreamHandler".into()),
@@ -145,8 +179,8 @@ fn log_config() -> Table {
         ("formatters", table([("line", table([("format", format.into())]).into())]).into()),
         ("handlers", table([("console", console.into())]).into()),
         // Below INFO this logger writes access tokens.
-        ("loggers", table([("synapse.storage.SQL", table([("level", "INFO".into())]).into())]).into()),
-        ("root", table([("level", "INFO".into()), ("handlers", list(["console"]))]).into()),
+        ("loggers", table([("synapse.storage.SQL", table([("level", sql.into())]).into())]).into()),
+        ("root", table([("level", level.into()), ("handlers", list(["console"]))]).into()),
         ("disable_existing_loggers", false.into()),
     ])
 }

@@ -11,10 +11,11 @@ use crate::config::Redis;
 use crate::config::roles::Stream;
 use crate::config::roles::WorkerKind;
 use crate::config::secret::Secret;
+use crate::config::secret::SecretValues;
+use crate::config::units::UnitSettings;
 use crate::topology;
 use crate::topology::Role;
 use crate::topology::Topology;
-use crate::topology::Unit;
 use crate::topology::UnitName;
 
 use super::EMBEDDED_DATABASE;
@@ -26,19 +27,10 @@ use super::table;
 /// Main is `main` in `instance_map` and this everywhere else (`synapse/config/workers.py`).
 const MASTER: &str = "master";
 
-/// Threads with a connection that a process starts with: one that has little to do needs no more.
-const POOL_MIN: i64 = 1;
-/// Most connections of main: what Synapse's documentation and most deployments have.
-const POOL_MAX_MAIN: i64 = 10;
-/// Most connections of a worker, Twisted's own default: the preset `one-of-each` then stays below the 97 that an
-/// unchanged PostgreSQL gives to users who are not its administrators.
-const POOL_MAX_WORKER: i64 = 5;
-
 /// The settings of homeserver.yaml that every process has, whatever it is.
-pub(super) fn settings(config: &Config, topology: &Topology) -> Table {
+pub(super) fn settings(config: &Config, topology: &Topology, secrets: &SecretValues) -> Table {
     let state = &config.supervisor.state_dir;
-    let mut settings = defaults();
-    settings.extend(config.synapse.clone());
+    let mut settings = config.synapse.clone();
     settings.extend(table([
         ("server_name", config.server_name.clone().into()),
         ("public_baseurl", config.public_baseurl.clone().into()),
@@ -48,10 +40,13 @@ pub(super) fn settings(config: &Config, topology: &Topology) -> Table {
         ("media_store_path", path(&state.join("media_store"))),
     ]));
     for secret in Secret::ALL {
-        settings.insert(format!("{}_path", secret.setting()), path(&secret.path(state)));
+        match config.secrets.files.get(&secret) {
+            Some(source) => settings.insert(secret.setting().to_owned(), secrets.get(source).into()),
+            None => settings.insert(format!("{}_path", secret.setting()), path(&secret.path(state))),
+        };
     }
     if topology.unit(&UnitName::redis()).is_some() {
-        settings.insert("redis".to_owned(), redis(config).into());
+        settings.insert("redis".to_owned(), redis(config, secrets).into());
     }
     if topology.has_workers() {
         settings.extend(roles(topology));
@@ -59,24 +54,10 @@ pub(super) fn settings(config: &Config, topology: &Topology) -> Table {
     settings
 }
 
-/// What `[synapse]` may set otherwise.
-fn defaults() -> Table {
-    let matrix_org = table([("server_name", "matrix.org".into())]);
-    table([
-        // Synapse asks for a decision; without one from the administrator nothing is sent.
-        ("report_stats", false.into()),
-        // Other servers find this one behind its public address without a record in DNS.
-        ("serve_server_wellknown", true.into()),
-        // Synapse's own default, written down so that it does not warn of a default that may go.
-        ("trusted_key_servers", list([matrix_org])),
-        ("suppress_key_server_warning", true.into()),
-    ])
-}
-
 /// `database` of one process; only the pool's size depends on which.
-pub(super) fn database(config: &Config, unit: &Unit, password: Option<&str>) -> Table {
-    let most = if unit.role == Role::Main { POOL_MAX_MAIN } else { POOL_MAX_WORKER };
-    let mut args = table([("cp_min", POOL_MIN.into()), ("cp_max", most.into())]);
+pub(super) fn database(config: &Config, unit: &UnitSettings, secrets: &SecretValues) -> Table {
+    let (least, most) = unit.pool();
+    let mut args = table([("cp_min", i64::from(least).into()), ("cp_max", i64::from(most).into())]);
     match &config.database {
         Database::Embedded => args.extend(table([
             ("host", path(&topology::postgres_socket_dir(config))),
@@ -90,6 +71,7 @@ pub(super) fn database(config: &Config, unit: &Unit, password: Option<&str>) -> 
                 ("user", external.user.clone().into()),
                 ("dbname", external.name.clone().into()),
             ]));
+            let password = external.password.as_ref().map(|source| secrets.get(source));
             let optional = [("password", password), ("sslmode", external.sslmode.as_deref())];
             args.extend(
                 optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
@@ -99,7 +81,7 @@ pub(super) fn database(config: &Config, unit: &Unit, password: Option<&str>) -> 
     table([("name", "psycopg2".into()), ("args", args.into())])
 }
 
-fn redis(config: &Config) -> Table {
+fn redis(config: &Config, secrets: &SecretValues) -> Table {
     let mut settings = table([("enabled", true.into())]);
     match topology::redis_endpoint(config) {
         Endpoint::Unix(socket) => settings.extend(table([("path", path(&socket))])),
@@ -108,9 +90,9 @@ fn redis(config: &Config) -> Table {
         }
     }
     if let Redis::External(external) = &config.redis
-        && let Some(file) = &external.password_file
+        && let Some(source) = &external.password
     {
-        settings.insert("password_path".to_owned(), path(file));
+        settings.insert("password".to_owned(), secrets.get(source).into());
     }
     settings
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::config::secret::SecretValues;
 use crate::control::Command;
 use crate::host::layout;
 use crate::supervise::Effect;
@@ -39,6 +41,7 @@ use crate::wire::ListenerSettings;
 use crate::wire::ToRouter;
 
 mod link;
+mod memory;
 mod orders;
 mod output;
 mod probe;
@@ -83,8 +86,9 @@ struct Driver {
     config_path: PathBuf,
     topology: Topology,
     around: Surroundings,
-    database_password: Option<String>,
-    redis_password: Option<String>,
+    secrets: SecretValues,
+    /// The directory of systemd's credentials, where there is one.
+    credentials: Option<OsString>,
     notify: NotifySocket,
     news: mpsc::UnboundedSender<News>,
     /// Living children.
@@ -117,6 +121,7 @@ impl Driver {
         let give_up = begun.after(self.config.supervisor.dependency_timeout);
         self.input(Input::Desire(specs(&self.topology)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
+        let mut memory = tokio::time::interval(memory::INTERVAL);
         while !self.finished {
             let deadline = self.core.poll_timeout();
             let services_due = self.service_missing().then_some(give_up).filter(|_| !self.stopping);
@@ -136,6 +141,7 @@ impl Driver {
                     self.obey();
                 }
                 () = until(services_due) => self.give_up(),
+                _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = STARTING_NOTICE * 3;
                     let _ = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(
@@ -319,12 +325,13 @@ impl Driver {
 
     /// Synapse says when to ask; the others are asked from the start.
     fn await_ready(&mut self, unit: &Unit, life: Life) {
-        let (service, password) = match unit.role {
+        let (service, source) = match unit.role {
             Role::Main | Role::Worker(_) => return,
             Role::Router => return self.connect_router(life),
-            Role::Postgres { .. } => (probe::Service::Postgres, self.database_password.clone()),
-            Role::Redis { .. } => (probe::Service::Redis, self.redis_password.clone()),
+            Role::Postgres { .. } => (probe::Service::Postgres, self.config.database.password()),
+            Role::Redis { .. } => (probe::Service::Redis, self.config.redis.password()),
         };
+        let password = source.map(|source| self.secrets.get(source).to_owned());
         let probe =
             probe::service(life.clone(), service, Arc::clone(&self.config), password, self.news.clone());
         let task = tokio::spawn(probe);

@@ -98,10 +98,11 @@ impl Driver {
         if self.stopping {
             return Err("synvisor is stopping".to_owned());
         }
-        let loaded = crate::host::toml::load(&self.config_path).map_err(|problems| problems.to_string())?;
-        let config = loaded.config;
+        let loaded = crate::host::toml::load(&self.config_path, self.credentials.as_ref());
+        let usable = loaded.and_then(crate::host::toml::Loaded::usable);
+        let (config, secrets, warnings) = usable.map_err(|problems| problems.to_string())?;
         let topology = Topology::of(&config);
-        let files = render::render(&config, &topology, self.database_password.as_deref());
+        let files = render::render(&config, &topology, &secrets);
         if let Some(why) = self.needs_restart(&config, &topology, &files) {
             return Err(format!(
                 "nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"
@@ -120,11 +121,12 @@ impl Driver {
         };
         self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
         self.config = Arc::new(config);
+        self.secrets = secrets;
         self.topology = topology;
         let table = self.table();
         self.tell(table);
         self.input(Input::Desire(specs(&self.topology)));
-        Ok(message)
+        Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
     }
 
     /// Why a new configuration concerns more than the processes that it adds and removes.

@@ -1,5 +1,6 @@
 //! From a unit to the process that it is.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
@@ -11,11 +12,13 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::config::Config;
+use crate::config::units::UnitSettings;
 use crate::host::layout;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::venv;
 use crate::host::venv::Venv;
+use crate::render;
 use crate::supervise::Ending;
 use crate::sys::fs;
 use crate::sys::process;
@@ -59,10 +62,11 @@ pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::
     }
     let output =
         fs::append(&layout.log(&unit.name), around.users.synapse.as_ref()).map_err(io::Error::other)?;
-    spawn(program, layout, &output).map(Some)
+    let own = render::unit_settings(config, unit);
+    spawn(program, layout, &output, &own).map(Some)
 }
 
-fn spawn(program: Program<'_>, layout: &Layout, output: &File) -> io::Result<i32> {
+fn spawn(program: Program<'_>, layout: &Layout, output: &File, own: &UnitSettings) -> io::Result<i32> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let environment = [
         ("HOME", text(layout.state.clone())),
@@ -72,10 +76,14 @@ fn spawn(program: Program<'_>, layout: &Layout, output: &File) -> io::Result<i32
         ("PYTHONUNBUFFERED", "1".to_owned()),
         ("TMPDIR", text(layout.temporary())),
     ];
+    let mut environment: BTreeMap<String, String> =
+        environment.map(|(name, value)| (name.to_owned(), value)).into();
+    environment.extend(own.environment.clone());
     process::spawn(&Command {
         argv: program.argv,
         name: program.name,
-        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
+        environment: environment.into_iter().collect(),
+        nice: own.nice.unwrap_or_default(),
         directory: if program.name.is_some() { std::path::Path::new("/") } else { &layout.state },
         output,
         descriptors: program.descriptors,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
@@ -13,8 +14,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::config::Database;
-use crate::config::Redis;
+use crate::config::secret::SecretValues;
 use crate::control;
 use crate::host::database;
 use crate::host::layout::Layout;
@@ -57,10 +57,14 @@ fn failed(error: impl std::fmt::Display) -> StartError {
 ///
 /// # Errors
 /// Whatever keeps it from running, each with its remedy. Until the checks have passed nothing is written.
-pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartError> {
+pub fn supervise(
+    config: Config,
+    values: SecretValues,
+    config_path: PathBuf,
+    credentials: Option<OsString>,
+) -> Result<Ended, StartError> {
     let users = Users::of(&config).map_err(StartError::Config)?;
     let venv = venv::inspect(&config, users.synapse.as_ref()).map_err(StartError::Config)?;
-    let passwords = Passwords::read(&config)?;
     let layout = Layout::of(&config);
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
     drop(lock(&layout, &users, &config, false)?);
@@ -70,9 +74,10 @@ pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartErr
     let Some(lock) = lock(&layout, &users, &config, true)? else {
         return Err(failed("the lock on the state directory was not made"));
     };
-    let made = secrets::complete(&layout.secrets(), users.synapse.as_ref()).map_err(failed)?;
+    let made =
+        secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
     let topology = Topology::of(&config);
-    let files = render::render(&config, &topology, passwords.database.as_deref());
+    let files = render::render(&config, &topology, &values);
     layout.write(&files, &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
         database::initialise_postgres(programs, &layout, users.synapse.as_ref())
@@ -82,34 +87,9 @@ pub fn supervise(config: Config, config_path: PathBuf) -> Result<Ended, StartErr
         tracing::info!("generated {} in {}", made.join(", "), layout.secrets().display());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let parts = Parts { config, config_path, topology, venv, users, layout, lock, listeners, passwords };
+    let parts =
+        Parts { config, config_path, credentials, topology, venv, users, layout, lock, listeners, values };
     runtime.block_on(parts.run())
-}
-
-struct Passwords {
-    database: Option<String>,
-    redis: Option<String>,
-}
-
-impl Passwords {
-    fn read(config: &Config) -> Result<Self, StartError> {
-        let read = |path: &Option<PathBuf>| match path {
-            Some(path) => match fs::read(path) {
-                Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
-                Err(error) => Err(StartError::Config(error.to_string())),
-            },
-            None => Ok(None),
-        };
-        let database = match &config.database {
-            Database::Embedded => None,
-            Database::External(external) => read(&external.password_file)?,
-        };
-        let redis = match &config.redis {
-            Redis::Embedded => None,
-            Redis::External(external) => read(&external.password_file)?,
-        };
-        Ok(Self { database, redis })
-    }
 }
 
 /// Takes the lock on the state directory. One that only the children of a dead supervisor hold is waited for: they
@@ -187,13 +167,14 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 struct Parts {
     config: Config,
     config_path: PathBuf,
+    credentials: Option<OsString>,
     topology: Topology,
     venv: Venv,
     users: Users,
     layout: Layout,
     lock: fs::Lock,
     listeners: Vec<TcpListener>,
-    passwords: Passwords,
+    values: SecretValues,
 }
 
 impl Parts {
@@ -230,8 +211,8 @@ impl Parts {
                 router_control,
                 lock: self.lock,
             },
-            database_password: self.passwords.database,
-            redis_password: self.passwords.redis,
+            secrets: self.values,
+            credentials: self.credentials,
             notify,
             news: news_in,
             pids: BTreeMap::new(),

@@ -11,6 +11,7 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -49,6 +50,12 @@ impl FsError {
 
 fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FsError + 'a {
     move |source| FsError { doing, path: path.to_owned(), source }
+}
+
+/// The owner of a file and its permission bits.
+pub fn owner_and_mode(path: &Path) -> Result<(u32, u32), FsError> {
+    let metadata = path.metadata().map_err(at("look at", path))?;
+    Ok((metadata.uid(), metadata.mode() & 0o7777))
 }
 
 /// Reads a text file.

@@ -43,6 +43,8 @@ pub struct Command<'a> {
     pub descriptors: Vec<BorrowedFd<'a>>,
     /// The user to become; with none the child stays what we are.
     pub user: Option<&'a User>,
+    /// How much it lets other processes go first: 0 to 19.
+    pub nice: u16,
     /// Permission bits that new files of it do not get.
     pub umask: u32,
 }
@@ -90,7 +92,7 @@ fn duplicate_above(descriptor: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// What can fail between fork and exec; the child reports an index into it.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     "arrange descriptors",
     "forbid core dumps",
     "change user",
@@ -98,6 +100,7 @@ const STEPS: [&str; 7] = [
     "drop capabilities",
     "tie its life to ours",
     "exec",
+    "set its priority",
 ];
 
 struct Prepared {
@@ -112,6 +115,7 @@ struct Prepared {
     descriptors: Vec<RawFd>,
     user: Option<(u32, u32)>,
     umask: u32,
+    nice: i32,
     parent: i32,
 }
 
@@ -141,6 +145,7 @@ impl Prepared {
             descriptors: command.descriptors.iter().map(AsRawFd::as_raw_fd).collect(),
             user: command.user.map(|user| (user.uid, user.gid)),
             umask: command.umask,
+            nice: command.nice.into(),
             parent: nix::unistd::getpid().as_raw(),
         })
     }
@@ -174,6 +179,9 @@ impl Prepared {
                 && (libc::setgroups(1, &raw const gid) < 0 || libc::setgid(gid) < 0 || libc::setuid(uid) < 0)
             {
                 return (2, Errno::last_raw());
+            }
+            if self.nice != 0 && libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) < 0 {
+                return (7, Errno::last_raw());
             }
             if libc::chdir(self.directory.as_ptr()) < 0 {
                 return (3, Errno::last_raw());
@@ -283,6 +291,13 @@ pub fn signal(pid: i32, signal: Signal) -> io::Result<()> {
     Ok(nix::sys::signal::kill(Pid::from_raw(pid), signal)?)
 }
 
+/// Resident memory of a process, in bytes.
+pub fn resident(pid: i32) -> Option<u64> {
+    let status = super::fs::read(Path::new(&format!("/proc/{pid}/status"))).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
+}
+
 /// Whether a process of this number exists.
 pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()
@@ -315,6 +330,7 @@ mod tests {
             output: &output,
             descriptors,
             user: None,
+            nice: 0,
             umask: 0o027,
         })
         .unwrap();
@@ -365,6 +381,7 @@ mod tests {
             output: &output,
             descriptors: vec![],
             user: None,
+            nice: 0,
             umask: 0o077,
         })
         .unwrap_err();

@@ -46,13 +46,19 @@ pub fn is_member(uid: u32, group: &str) -> bool {
     })
 }
 
+/// The number of the user that this process runs as.
+pub fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
 /// The name of the user that this process runs as, or its number.
 pub fn own_name() -> String {
-    let uid = nix::unistd::geteuid().as_raw();
+    let uid = own_uid();
     name_of(uid).unwrap_or_else(|| uid.to_string())
 }
 
-fn name_of(uid: u32) -> Option<String> {
+/// The name of the user of this number in /etc/passwd.
+pub fn name_of(uid: u32) -> Option<String> {
     let passwd = fs::read(Path::new("/etc/passwd")).ok()?;
     passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find_map(|fields| match fields[..] {
         [name, _, held, ..] if held.parse() == Ok(uid) => Some(name.to_owned()),

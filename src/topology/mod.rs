@@ -99,12 +99,10 @@ impl Topology {
             main.push(Resource::Media);
         }
         units.push(synapse(run, UnitName::main(), Role::Main, main));
-        for kind in WorkerKind::all() {
-            for index in 1..=config.workers.count(kind) {
-                let name = UnitName::new(kind.unit_name(index));
-                units.push(synapse(run, name, Role::Worker(kind), kind.resources().to_vec()));
-            }
-        }
+        let worker = |(kind, name): (WorkerKind, String)| {
+            synapse(run, UnitName::new(name), Role::Worker(kind), kind.resources().to_vec())
+        };
+        units.extend(config.workers.units().map(worker));
         units.push(service(UnitName::router(), Role::Router));
         Self { units }
     }

@@ -66,6 +66,35 @@ def test_missing_secret_file(fresh: Deployment) -> None:
 
 
 @pytest.mark.skipif(not ROOT_USER, reason="only root may change users, so nobody else is asked to")
+def test_a_secret_that_others_may_read(fresh: Deployment) -> None:
+    # Mutation: the mode not looked at (src/host/secrets.rs): seen red.
+    secret = fresh.directory / "secret"
+    secret.write_text("hunter2hunter2")
+    secret.chmod(0o644)
+    fresh.extra = f'[secrets]\nform_secret_file = "{secret}"\n'
+    fresh.write()
+    assert problems(refuse(fresh, 78, f"{secret} is a secret", "mode 0644", f"chmod 600 {secret}")) == 1
+    # What only this machine lacks is no mistake of the file.
+    assert fresh.cli("check").returncode == 0
+
+
+def test_a_signing_key_that_must_not_be_made(fresh: Deployment) -> None:
+    # Mutation: the key made all the same (src/host/secrets.rs, `complete`): seen red.
+    fresh.extra = "[secrets]\nsigning_key_required = true\n"
+    fresh.write()
+    stderr = refuse(fresh, 78, f"{fresh.state}/secrets/signing.key", "put the homeserver's signing key there")
+    assert problems(stderr) == 1
+    done = fresh.cli("check")
+    assert done.returncode == 0
+    assert "warning: cannot read" in done.stderr
+
+
+def test_a_credential_outside_of_the_service(fresh: Deployment) -> None:
+    fresh.services = '[database]\npassword_file = "$CREDENTIALS_DIRECTORY/db"\n'
+    fresh.write()
+    refuse(fresh, 78, "credential db", "LoadCredential=db:/etc/synvisor/db")
+
+
 def test_a_user_that_does_not_exist(fresh: Deployment) -> None:
     fresh.user = "no-such-user"
     fresh.write()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import pwd
 import subprocess
 from collections.abc import Iterator
@@ -204,6 +205,55 @@ def test_an_ordinary_user_can_run_it_and_a_stop_leaves_nothing() -> None:
         assert any(name in note for note in status["notes"])
         assert "versions" in deployment.client().call("GET", "/_matrix/client/versions")
         # `deployed` checks at its end that no process and no socket is left.
+
+
+def test_units_have_what_is_said_of_them_and_the_old_identity_is_kept() -> None:
+    # Mutations, each seen red: `nice` left out of src/sys/process.rs; `environment` left out of
+    # src/run/spawn.rs; `outgrown` always empty (src/run/memory.rs); the user's signing key not rendered
+    # (src/render/shared.rs).
+    home = Deployment("generic = 2")
+    try:
+        key = home.directory / "signing.key"
+        key.write_text("ed25519 a_old H7g1x3mSSlyFPgRlzOrQfsDQcpTBUmoWFMEyKEJcoB4\n")
+        key.chmod(0o600)
+        shared = home.directory / "registration"
+        shared.write_text("the old registration secret\n")
+        shared.chmod(0o600)
+        home.extra = f"""
+[secrets]
+signing_key_file = "{key}"
+signing_key_required = true
+registration_shared_secret_file = "{shared}"
+[units.workers]
+environment = {{ SYNVISOR_TEST = "a b" }}
+[units.generic-1]
+nice = 7
+max_memory = "10M"
+"""
+        home.write()
+        home.start().wait_ready()
+        before = home.pids()
+
+        def of(unit: str) -> tuple[int, bool]:
+            pid = before[unit]
+            assert pid
+            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            return os.getpriority(os.PRIO_PROCESS, pid), b"SYNVISOR_TEST=a b" in variables
+
+        assert [of("main"), of("generic-1"), of("generic-2")] == [(0, False), (7, True), (0, True)]
+        keys = home.client().call("GET", "/_matrix/key/v2/server")
+        assert list(keys["verify_keys"]) == ["ed25519:a_old"]
+        assert not (home.state / "secrets" / "signing.key").exists()
+
+        def recycled() -> bool | None:
+            unit = home.unit("generic-1")
+            return (unit["state"] == "ready" and unit["pid"] != before["generic-1"]) or None
+
+        wait_for("generic-1 restarted for its memory", recycled)
+        assert "generic-1 has grown to" in home.tail(10**7)
+        assert home.unit("generic-2")["pid"] == before["generic-2"]
+    finally:
+        home.close()
 
 
 @pytest.mark.skipif(not ROOT_USER, reason="only root can give the router a user of its own")

@@ -73,6 +73,16 @@ def describe(path: str) -> dict:
         "registration_secret": config.registration.registration_shared_secret,
         "macaroon_secret": config.key.macaroon_secret_key.decode(),
         "form_secret": config.key.form_secret,
+        "oidc_secrets": [provider.client_secret for provider in config.oidc.oidc_providers],
+        "smtp_pass": config.email.email_smtp_pass,
+        "turn_secret": config.voip.turn_shared_secret,
+        "storage": [name for _, name, _ in config.media.media_storage_providers]
+        if config.media.can_load_media_repo
+        else [],
+        "cache_factor": config.caches.global_factor,
+        "pool": [config.database.databases[0].config["args"][key] for key in ("cp_min", "cp_max")],
+        "gc_thresholds": config.server.gc_thresholds,
+        "log_level": logging.getLogger().level,
         "redis": [config.redis.redis_enabled, getattr(config.redis, "redis_path", None)],
     }
 

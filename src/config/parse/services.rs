@@ -1,0 +1,133 @@
+//! `[database]`, `[redis]`, `[python]`, `[[listen]]`: what is around the processes of Synapse.
+
+use super::super::Database;
+use super::super::Endpoint;
+use super::super::ExternalDatabase;
+use super::super::ExternalRedis;
+use super::super::Listen;
+use super::super::Python;
+use super::super::Redis;
+use super::super::Supervisor;
+use super::super::check;
+use super::super::effective::Origin;
+use super::super::keys;
+use super::super::problem::Problem;
+use super::super::reader::Reader;
+use super::super::secret::SecretSource;
+use super::Parser;
+use super::shown;
+
+impl Parser<'_> {
+    /// Whether a table is `mode = "embedded"`; then no other key of it means anything.
+    pub(super) fn embedded(&mut self, reader: &Reader<'_, '_>, mode: &str, keys: &[&str]) -> bool {
+        if mode != "embedded" {
+            return false;
+        }
+        for key in keys.iter().filter(|key| reader.has(key)) {
+            let what = format!("{key} means nothing in {} with mode = \"embedded\"", reader.name());
+            self.error(reader.place(key), what, "remove it, or write mode = \"external\"");
+        }
+        true
+    }
+
+    pub(super) fn password(&mut self, reader: &mut Reader<'_, '_>, embedded: bool) -> Option<SecretSource> {
+        let found = reader.secret("password_file", &mut self.problems)?;
+        if !embedded {
+            self.refer(found.value.clone(), found.place);
+        }
+        Some(found.value)
+    }
+
+    pub(super) fn database(&mut self, reader: &mut Reader<'_, '_>) -> Option<Database> {
+        let mode = reader.text("mode", &mut self.problems)?;
+        let keys = ["host", "port", "user", "name", "password_file", "sslmode"];
+        let embedded = self.embedded(reader, &mode.value, &keys);
+        let problems = &mut self.problems;
+        let external = ExternalDatabase {
+            host: reader.text("host", problems)?.value,
+            port: reader.number("port", problems)?.value,
+            user: reader.text("user", problems)?.value,
+            name: reader.text("name", problems)?.value,
+            sslmode: reader.text("sslmode", problems).map(|found| found.value),
+            password: self.password(reader, embedded),
+        };
+        if embedded {
+            reader.effective.retain(|held| held.key == "mode");
+        }
+        Some(if embedded { Database::Embedded } else { Database::External(external) })
+    }
+
+    pub(super) fn redis(&mut self, reader: &mut Reader<'_, '_>) -> Option<Redis> {
+        let mode = reader.text("mode", &mut self.problems)?;
+        let embedded = self.embedded(reader, &mode.value, &["host", "port", "path", "password_file"]);
+        let path = reader.path("path", &mut self.problems);
+        let host = reader.text("host", &mut self.problems)?;
+        let port = reader.number("port", &mut self.problems)?;
+        if let (Some(path), Some(key)) = (&path, ["host", "port"].into_iter().find(|key| reader.has(key)))
+            && !embedded
+        {
+            let what = format!("path and {key} exclude each other in [redis]");
+            let remedy = "keep path for a Unix socket, or host and port for a TCP address";
+            self.error(path.place.clone(), what, remedy);
+        }
+        if path.is_some() {
+            reader.effective.retain(|held| !["host", "port"].contains(&held.key.as_str()));
+        }
+        let endpoint = match path {
+            Some(path) => Endpoint::Unix(path.value),
+            None => Endpoint::Tcp { host: host.value, port: port.value },
+        };
+        let external = ExternalRedis { endpoint, password: self.password(reader, embedded) };
+        if embedded {
+            reader.effective.retain(|held| held.key == "mode");
+        }
+        Some(if embedded { Redis::Embedded } else { Redis::External(external) })
+    }
+
+    pub(super) fn python(&mut self, reader: &mut Reader<'_, '_>, dirs: &Supervisor) -> Python {
+        let venv = reader.path("venv", &mut self.problems).map(|found| found.value);
+        let venv = venv.unwrap_or_else(|| {
+            let path = dirs.state_dir.join("venv");
+            reader.show("venv", shown(&path), Origin::From("venv in state_dir"));
+            path
+        });
+        Python { venv }
+    }
+
+    pub(super) fn listen<'a, 'i>(
+        &mut self,
+        root: &mut Reader<'a, 'i>,
+        tables: &mut Vec<Reader<'a, 'i>>,
+    ) -> Vec<Listen> {
+        if !root.has("listen") {
+            tables.push(root.absent(keys::listen()));
+        }
+        let mut listen: Vec<Listen> = Vec::new();
+        for table in tables {
+            let address = table.text("address", &mut self.problems);
+            let admin = table.truth("admin", &mut self.problems);
+            if root.has("listen") && !table.has("address") {
+                let remedy = "write an address and a port, like address = \"127.0.0.1:8008\"";
+                self.error(table.place("address"), "address is missing in [[listen]]", remedy);
+                continue;
+            }
+            let Some((address, place)) =
+                address.and_then(|found| Some((check::listen_address(&found.value).ok()?, found.place)))
+            else {
+                continue;
+            };
+            if let Some(other) = listen.iter().find(|other| check::collide(other.address, address)) {
+                let what = format!("address collides with the listener on {}", other.address);
+                self.error(place, what, "remove one of the two [[listen]], or give it another port");
+                continue;
+            }
+            if let Some(admin) = admin.as_ref().filter(|admin| admin.value && !address.ip().is_loopback()) {
+                let what = format!("the admin API is reachable by whoever reaches {address}");
+                let remedy = "listen on 127.0.0.1, or see to it that only administrators reach this address";
+                self.problems.push(Problem::warning(admin.place.clone(), what, remedy));
+            }
+            listen.push(Listen { address, admin: admin.is_some_and(|admin| admin.value) });
+        }
+        listen
+    }
+}
