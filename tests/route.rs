@@ -13,6 +13,7 @@ use synvisor::route::Decision;
 use synvisor::route::RequestHead;
 use synvisor::route::Route;
 use synvisor::route::RouteTable;
+use synvisor::route::token_of;
 use synvisor::topology::Topology;
 
 const TABLE: &str = include_str!("../src/route/rules.tsv");
@@ -192,9 +193,10 @@ impl World {
     }
 
     fn choose(&self, route: &Route, target: &str, down: &[&str], turn: u64) -> Option<String> {
-        let clues = Clues { path: target, authorization: Some("Bearer u"), client: None };
+        let clues = Clues { path: target, authorization: Some("Bearer u"), ..Clues::default() };
+        let key = RouteTable::key(route, &clues, turn);
         let up = |unit: &_| !down.iter().any(|name| *unit == synvisor::topology::UnitName::new(*name));
-        self.table.choose(route, &clues, turn, up).map(ToString::to_string)
+        self.table.choose(route, key, up).map(ToString::to_string)
     }
 
     /// A short word for what becomes of a request while everything is up.
@@ -532,8 +534,8 @@ fn what_belongs_together_meets_in_one_process() {
     let world = world("client_reader = 5\nroom = 5\nfederation_reader = 5");
     let unit = |method: &str, target: &str, authorization: &str, turn: u64| {
         let Decision::To(route) = world.decide(method, target, false) else { panic!("{target}") };
-        let clues = Clues { path: target, authorization: Some(authorization), client: None };
-        world.table.choose(route, &clues, turn, |_| true).unwrap().to_string()
+        let clues = Clues { path: target, authorization: Some(authorization), ..Clues::default() };
+        world.table.choose(route, RouteTable::key(route, &clues, turn), |_| true).unwrap().to_string()
     };
     let spread = |requests: &mut dyn Iterator<Item = String>| requests.collect::<BTreeSet<_>>().len();
     // A key backup is its user's, whichever room stands in the path.
@@ -566,16 +568,43 @@ fn what_belongs_together_meets_in_one_process() {
 
 #[test]
 fn the_explanation_names_unit_rule_and_reason() {
-    // Mutation: `others.is_empty()` the wrong way round: seen red.
+    // Mutations, each seen red: the chosen one not left out of those who stand in; the user not looked at.
     let table = preset("one-of-each").table;
-    let text = table.explain("PUT", "/_matrix/client/v3/rooms/!r/typing/@u:x");
-    for word in
-        ["unit:  typing-1", "class typing", "only a writer of the typing stream", "requests wait for it"]
-    {
+    let text = table.explain("PUT", "/_matrix/client/v3/rooms/!r/typing/@u:x", None);
+    for word in [
+        "unit:  typing-1",
+        "class typing",
+        "only a writer of the typing stream",
+        "requests wait for typing-1",
+    ] {
         assert!(text.contains(word), "{text}");
     }
-    let text = table.explain("GET", "/_matrix/client/v3/sync?since=1");
-    assert!(text.contains("unit:  generic-1") && text.contains("main in its place"), "{text}");
-    assert!(table.explain("GET", "/_synapse/metrics").contains("not for clients"));
-    assert!(table.explain("GET", "/_synapse/admin/v1/rooms").contains("admin = true"));
+    let text = table.explain("GET", "/_matrix/client/v3/sync?since=1", None);
+    assert!(text.contains("unit:  generic-1") && text.contains("main while generic-1 is down"), "{text}");
+    assert!(table.explain("GET", "/_synapse/metrics", None).contains("not for clients"));
+    assert!(table.explain("GET", "/_synapse/admin/v1/rooms", None).contains("admin = true"));
+    assert!(table.explain("GET", "http://x/_synapse/admin", None).contains("400"));
+
+    let table = world("sync = 4").table;
+    let target = "/_matrix/client/v3/sync?since=1";
+    assert!(table.explain("GET", target, None).contains("unit:  sync-1…4\n"));
+    let of = |user: &str| {
+        let header = format!("Bearer {}", token_of(user).unwrap());
+        let text = table.explain("GET", target, Some(&header));
+        let named = |label: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(label)).unwrap().trim();
+            line.split(' ').next().unwrap().to_owned()
+        };
+        (named("unit:"), named("away:"))
+    };
+    let chosen: BTreeSet<_> = (0..40).map(|n| of(&format!("@user{n}:a.b"))).collect();
+    assert!(chosen.iter().all(|(unit, away)| unit != away && away.starts_with("sync-")), "{chosen:?}");
+    assert_eq!(chosen.iter().map(|(unit, _)| unit).collect::<BTreeSet<_>>().len(), 4);
+
+    let listing = table.listing();
+    assert_eq!(listing.lines().filter(|line| line.contains("  ^/")).count(), 307);
+    assert!(
+        listing.contains("sync-1…4 > main  ^/_matrix/client/(r0|v3|unstable)/sync$  without since"),
+        "{listing}"
+    );
 }

@@ -70,17 +70,6 @@ pub(super) fn version(config: &Path) -> Exit {
     Exit::Done
 }
 
-pub(super) fn route(config: &Path, method: &str, path: &str) -> Exit {
-    match toml::load(config, None) {
-        Ok(loaded) => {
-            let table = crate::route::RouteTable::of(&crate::topology::Topology::of(&loaded.parsed.config));
-            output::line(table.explain(method, path));
-            Exit::Done
-        }
-        Err(unusable) => super::config::refuse(&unusable),
-    }
-}
-
 fn tell(config: &Path, path: &str, body: &impl serde::Serialize) -> Exit {
     match ask::<Answer>(config, Method::POST, path, body) {
         Ok(answer) => {

@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod daemon;
 mod output;
+mod routes;
 
 /// What a command ends with, from sysexits.h where it has a word for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +79,18 @@ enum Verb {
         /// Path, with its query if it matters: '/_matrix/client/v3/sync?since=1'.
         #[arg(value_name = "PATH")]
         target: String,
+        /// The user who asks: says which of several processes it is.
+        #[arg(long, value_name = "@USER:SERVER", conflicts_with = "token_file")]
+        user: Option<String>,
+        /// A file with the access token that the request has; a token itself would be seen by every user of the machine.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+    },
+    /// Print the whole routing table for the present units; needs no daemon.
+    Routes {
+        /// Compare the table with what the installed Synapse answers.
+        #[arg(long)]
+        verify: bool,
     },
     /// Look for mistakes in the configuration; needs no daemon, virtualenv or database.
     Check {
@@ -150,7 +163,11 @@ pub fn main() -> ExitCode {
         Verb::Restart(units) => commands::order(&path, "restart", units.into()),
         Verb::Reload => commands::reload(&path),
         Verb::Logs { follow, lines, unit } => commands::logs(&path, &UnitName::new(unit), lines, follow),
-        Verb::Route { method, target } => commands::route(&path, &method, &target),
+        Verb::Route { method, target, user, token_file } => {
+            routes::explain(&path, &method, &target, user.as_deref(), token_file.as_deref())
+        }
+        Verb::Routes { verify: false } => routes::list(&path),
+        Verb::Routes { verify: true } => routes::verify(&path),
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
         Verb::Schema => config::schema(),

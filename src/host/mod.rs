@@ -3,6 +3,7 @@
 pub mod database;
 pub mod layout;
 pub mod secrets;
+pub mod servlets;
 pub mod settings;
 pub mod toml;
 pub mod venv;

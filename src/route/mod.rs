@@ -1,7 +1,5 @@
 //! Which process answers a request: a function of a table, a request's head, and who is up.
 
-use std::fmt::Write;
-
 use crate::config::roles::Resource;
 use crate::config::roles::WorkerKind;
 use crate::topology::Role;
@@ -10,12 +8,17 @@ use crate::topology::Unit;
 use crate::topology::UnitName;
 
 mod balance;
+mod explain;
+mod query;
 mod rules;
+pub mod verify;
 
 pub use balance::Clues;
+pub use balance::token_of;
 pub use rules::Rule;
 pub use rules::Rules;
 pub use rules::Sticky;
+pub use rules::TABLE;
 pub use rules::Wants;
 
 /// What decides about a request.
@@ -51,11 +54,19 @@ pub struct Route {
     tiers: Vec<Vec<usize>>,
 }
 
+/// A process that requests can go to.
+#[derive(Debug)]
+struct Member {
+    name: UnitName,
+    /// Its name as [`balance::choose`] wants it.
+    number: u64,
+}
+
 /// The rules, and the processes of a topology behind them.
 #[derive(Debug)]
 pub struct RouteTable {
     rules: &'static Rules,
-    members: Vec<UnitName>,
+    members: Vec<Member>,
     /// One for each rule.
     routes: Vec<Route>,
 }
@@ -66,7 +77,11 @@ impl RouteTable {
         let serving: Vec<&Unit> = topology.synapse().filter(|unit| unit.client_socket.is_some()).collect();
         let routes =
             rules.all.iter().map(|rule| Route { rule: rule.clone(), tiers: tiers(rule, &serving) }).collect();
-        Self { rules, members: serving.into_iter().map(|unit| unit.name.clone()).collect(), routes }
+        let member = |unit: &Unit| Member {
+            name: unit.name.clone(),
+            number: balance::hash(unit.name.as_str().bytes()),
+        };
+        Self { rules, members: serving.into_iter().map(member).collect(), routes }
     }
 
     /// Decides about a request.
@@ -88,95 +103,24 @@ impl RouteTable {
         self.routes.get(number.checked_sub(1)?)
     }
 
-    /// The process that answers now, if one of those that may is up; `turn` spreads requests that have no key.
-    pub fn choose(
-        &self,
-        route: &Route,
-        clues: &Clues<'_>,
-        turn: u64,
-        up: impl Fn(&UnitName) -> bool,
-    ) -> Option<&UnitName> {
-        let key = balance::key(route.rule.sticky, clues).unwrap_or(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    /// What keeps a request with its like, for [`Self::choose`]; `turn` spreads requests that have no like.
+    pub fn key(route: &Route, clues: &Clues<'_>, turn: u64) -> u64 {
+        balance::key(route.rule.sticky, clues).unwrap_or(turn.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// The process that answers now, if one of those that may is up.
+    pub fn choose(&self, route: &Route, key: u64, up: impl Fn(&UnitName) -> bool) -> Option<&UnitName> {
         route.tiers.iter().find_map(|tier| {
-            let members = tier.iter().filter_map(|at| self.members.get(*at)).filter(|name| up(name));
-            balance::choose(key, members.map(|name| (name.as_str(), name)))
+            let members = tier.iter().filter_map(|at| self.members.get(*at));
+            let up = members.filter(|member| up(&member.name));
+            balance::choose(key, up.map(|member| (member.number, &member.name)))
         })
     }
 
     /// Every process that may answer, those that are preferred first.
     pub fn candidates<'t>(&'t self, route: &'t Route) -> impl Iterator<Item = &'t UnitName> {
-        route.tiers.iter().flatten().filter_map(|at| self.members.get(*at))
+        route.tiers.iter().flatten().filter_map(|at| Some(&self.members.get(*at)?.name))
     }
-
-    /// What `synvisor route` prints: who answers while everything is up, by which rule, and why.
-    pub fn explain(&self, method: &str, target: &str) -> String {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let head = RequestHead { method, path, query, admin: true };
-        let mut text = format!("{method} {target}\n");
-        let route = match self.decide(&head) {
-            Decision::Health => {
-                return text
-                    + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up";
-            }
-            Decision::Denied | Decision::AdminClosed => {
-                return text + "unit:  none\nwhy:   this path is not for clients; the router answers 404";
-            }
-            Decision::To(route) => route,
-        };
-        let names: Vec<&str> = route
-            .tiers
-            .first()
-            .into_iter()
-            .flatten()
-            .filter_map(|at| Some(self.members.get(*at)?.as_str()))
-            .collect();
-        let others: Vec<&str> = self.candidates(route).skip(names.len()).map(UnitName::as_str).collect();
-        let rule = &route.rule;
-        let _ = writeln!(text, "unit:  {}", names.join(" or "));
-        let _ = writeln!(text, "rule:  {} {} (class {})", rule.number, rule.pattern, rule.class);
-        let _ = write!(text, "why:   {}", why(rule, names.len()));
-        if others.is_empty() {
-            text.push_str("; while it is away, requests wait for it");
-        } else {
-            let _ = write!(text, "; while it is away, {} in its place", others.join(" or "));
-        }
-        if path.starts_with("/_synapse/admin") {
-            text.push_str("\nnote:  only on a listener with admin = true; others answer 403");
-        }
-        text
-    }
-}
-
-fn why(rule: &Rule, members: usize) -> String {
-    let owner = match (rule.wants, rule.strict) {
-        (Wants::Writer(stream), true) => format!("only a writer of the {} stream can do it", stream.key()),
-        (Wants::Writer(stream), false) => {
-            format!("a writer of the {} stream does it without asking another process", stream.key())
-        }
-        (Wants::Main, true) => "only the main process can do it".to_owned(),
-        (Wants::Main, false) => "no worker knows this path".to_owned(),
-        (Wants::Media, _) => "only a process with the media repository can do it".to_owned(),
-        (Wants::Quarantine, _) => {
-            "only a media process that writes quarantined_media_changes can do it".to_owned()
-        }
-        (Wants::UserDirectory, _) => "the user directory's worker has it at hand".to_owned(),
-        (
-            Wants::Nothing
-            | Wants::ClientReader
-            | Wants::EventCreator
-            | Wants::Synchrotron
-            | Wants::FederationReader,
-            _,
-        ) => "any of these can do it".to_owned(),
-    };
-    let together = match rule.sticky {
-        Sticky::None => return owner,
-        Sticky::User => "user's",
-        Sticky::Room => "room's",
-        Sticky::Origin => "server's",
-        Sticky::Ip => "client address's",
-    };
-    if members > 1 { format!("{owner}, and one {together} requests go to one of them") } else { owner }
 }
 
 /// Who may answer requests of a rule, the preferred ones first; a strict rule has one tier.

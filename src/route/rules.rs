@@ -2,13 +2,20 @@
 
 use std::sync::LazyLock;
 
-use regex::bytes::RegexSet;
-use regex::bytes::RegexSetBuilder;
+use regex_automata::Anchored;
+use regex_automata::MatchKind;
+use regex_automata::dfa::Automaton;
+use regex_automata::dfa::StartKind;
+use regex_automata::dfa::dense;
+use regex_automata::dfa::sparse;
+use regex_automata::util::start;
 
 use crate::config::roles::Stream;
 
+use super::query;
+
 /// Verified against the servlets that Synapse 1.163 registers; the order is that of precedence.
-const TABLE: &str = include_str!("rules.tsv");
+pub const TABLE: &str = include_str!("rules.tsv");
 
 /// What requests of one key have in common, so that they should meet in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +25,8 @@ pub enum Sticky {
     Room,
     Origin,
     Ip,
+    /// The whole path: what asks for the same gets it from the same cache.
+    Uri,
 }
 
 /// What kind of process a rule wants.
@@ -51,14 +60,7 @@ pub struct Rule {
     pub wants: Wants,
     /// Any process but the owner would fail.
     pub strict: bool,
-    /// Alternatives of which one must hold of the query; empty means no condition.
-    query: Vec<Query>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Query {
-    Absent(&'static str),
-    Equals(&'static str, &'static str),
+    query: query::Condition,
 }
 
 impl Rule {
@@ -78,39 +80,35 @@ impl Rule {
                 "room" => Sticky::Room,
                 "origin" => Sticky::Origin,
                 "ip" => Sticky::Ip,
+                "uri" => Sticky::Uri,
                 _ => return None,
             },
             wants: wants(eligible, preferred)?,
             strict: strict == "strict",
-            query: if query == "-" {
-                Vec::new()
-            } else {
-                query.split('|').map(Query::parse).collect::<Option<_>>()?
-            },
+            query: query::Condition::parse(query)?,
         })
     }
 
-    fn fits(&self, method: &str, query: &str) -> bool {
-        // A browser asks with OPTIONS whether it may send the real request: whoever answers that answers this.
-        (self.methods.is_empty() || method == "OPTIONS" || self.methods.contains(&method))
-            && (self.query.is_empty() || self.query.iter().any(|condition| condition.holds(query)))
-    }
-}
-
-impl Query {
-    fn parse(text: &'static str) -> Option<Self> {
-        match text.strip_prefix('!') {
-            Some(name) => Some(Self::Absent(name)),
-            None => text.split_once('=').map(|(name, value)| Self::Equals(name, value)),
-        }
+    /// The methods of the rule as they are shown.
+    pub fn methods(&self) -> String {
+        if self.methods.is_empty() { "any".to_owned() } else { self.methods.join(",") }
     }
 
-    fn holds(self, query: &str) -> bool {
-        let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-        match self {
-            Self::Absent(name) => !pairs.any(|(held, _)| held == name),
-            Self::Equals(name, value) => pairs.any(|pair| pair == (name, value)),
-        }
+    /// Its condition on the query as it is shown; empty if there is none.
+    pub fn condition(&self) -> &'static str {
+        self.query.words()
+    }
+
+    /// An expression on a request as [`Rules::first`] reads it: a letter for the query, the method, a space, the path.
+    fn expression(&self) -> Option<String> {
+        let path = self.pattern.strip_prefix('^')?;
+        let method = if self.methods.is_empty() {
+            "[A-Za-z0-9!#$%&'*+.^_`|~-]+".to_owned()
+        } else {
+            // A browser asks with OPTIONS whether it may send the real request: whoever answers that answers this.
+            format!("(?:{}|OPTIONS)", self.methods.join("|"))
+        };
+        Some(format!("{}{method} (?:{path})", self.query.letters()))
     }
 }
 
@@ -140,7 +138,9 @@ static RULES: LazyLock<Rules> = LazyLock::new(Rules::parse);
 #[derive(Debug)]
 pub struct Rules {
     pub all: Vec<Rule>,
-    patterns: RegexSet,
+    /// One automaton for all of them. It never goes back and never allocates; of several rules that fit it gives the
+    /// first.
+    automaton: sparse::DFA<Vec<u8>>,
 }
 
 impl Rules {
@@ -151,17 +151,51 @@ impl Rules {
 
     /// A test holds that all of the table is well-formed.
     fn parse() -> Self {
-        let lines = TABLE.lines().filter(|line| !line.starts_with('#'));
+        Self::of(TABLE)
+    }
+
+    /// The rules of a table; what is no rule is left out.
+    pub fn of(table: &'static str) -> Self {
+        let lines = table.lines().filter(|line| !line.starts_with('#'));
         let all: Vec<Rule> = lines.enumerate().filter_map(|(at, line)| Rule::parse(at + 1, line)).collect();
-        let patterns = RegexSetBuilder::new(all.iter().map(|rule| rule.pattern)).unicode(false).build();
-        Self { patterns: patterns.unwrap_or_else(|_| RegexSet::empty()), all }
+        let expressions: Vec<String> = all.iter().filter_map(Rule::expression).collect();
+        let automaton = automaton(&expressions)
+            .unwrap_or_else(|error| unreachable!("a test holds that the table makes an automaton: {error}"));
+        Self { all, automaton }
     }
 
     /// The first rule that fits; the path is matched as it came, as Synapse does it.
     pub fn first(&self, method: &str, path: &str, query: &str) -> Option<&Rule> {
-        let matches = self.patterns.matches(path.as_bytes());
-        matches.iter().filter_map(|at| self.all.get(at)).find(|rule| rule.fits(method, query))
+        let start = start::Config::new().anchored(Anchored::Yes);
+        let mut state = self.automaton.start_state(&start).ok()?;
+        let mut found = None;
+        let letter = query::letter(query);
+        for byte in [letter].iter().chain(method.as_bytes()).chain(b" ").chain(path.as_bytes()) {
+            state = self.automaton.next_state(state, *byte);
+            // A match is seen one byte late, and a later one is of a rule that is as early or earlier.
+            if self.automaton.is_match_state(state) {
+                found = Some(self.automaton.match_pattern(state, 0));
+            }
+            if self.automaton.is_dead_state(state) || self.automaton.is_quit_state(state) {
+                break;
+            }
+        }
+        state = self.automaton.next_eoi_state(state);
+        if self.automaton.is_match_state(state) {
+            found = Some(self.automaton.match_pattern(state, 0));
+        }
+        self.all.get(found?.as_usize())
     }
+}
+
+fn automaton(expressions: &[String]) -> Result<sparse::DFA<Vec<u8>>, Box<dense::BuildError>> {
+    let settings = dense::Config::new().start_kind(StartKind::Anchored).match_kind(MatchKind::LeftmostFirst);
+    // Paths are bytes: what is no UTF-8 is matched as it came.
+    let syntax = regex_automata::util::syntax::Config::new().unicode(false).utf8(false);
+    let nfa = regex_automata::nfa::thompson::Config::new().utf8(false);
+    let whole =
+        dense::Builder::new().configure(settings).syntax(syntax).thompson(nfa).build_many(expressions)?;
+    Ok(whole.to_sparse()?)
 }
 
 #[cfg(test)]
@@ -172,7 +206,7 @@ mod tests {
     fn every_line_of_the_table_is_a_rule() {
         let rules = Rules::get();
         let lines = TABLE.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!((rules.all.len(), rules.patterns.len()), (lines, lines));
+        assert_eq!((rules.all.len(), rules.automaton.pattern_len()), (lines, lines));
         assert_eq!(lines, 307);
     }
 
@@ -185,5 +219,59 @@ mod tests {
         assert_eq!(class("timeout=0&since=s1"), Some("sync"));
         assert_eq!(class("since=s1&full_state=true"), Some("initial_sync"));
         assert_eq!(class("since=s1&full_state=false"), Some("sync"));
+        assert_eq!(class("from=s1"), Some("initial_sync"));
+        let events = |query| rules.first("GET", "/_matrix/client/v3/events", query).map(|rule| rule.class);
+        assert_eq!((events(""), events("from=s1")), (Some("initial_sync"), Some("sync")));
+    }
+
+    #[test]
+    fn the_automaton_agrees_with_the_rules_in_a_row() {
+        // Mutations, each seen red: MatchKind::All; the end of the path not looked at.
+        let rules = Rules::get();
+        let one_by_one: Vec<regex::bytes::Regex> = rules
+            .all
+            .iter()
+            .map(|rule| {
+                let pattern = regex::bytes::RegexBuilder::new(&rule.expression().unwrap());
+                let mut pattern = pattern;
+                pattern.unicode(false).build().unwrap()
+            })
+            .collect();
+        let parts = [
+            "_matrix",
+            "client",
+            "v3",
+            "rooms",
+            "!r:h",
+            "send",
+            "sync",
+            "keys",
+            "admin",
+            "_synapse",
+            "",
+            "federation",
+            "v1",
+            "media",
+            "x",
+        ];
+        let mut state = 7_usize;
+        let mut fitted = 0;
+        for _ in 0..20_000 {
+            let mut path = String::new();
+            for _ in 0..=state % 7 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                path.push('/');
+                path.push_str(parts[(state >> 33) % parts.len()]);
+            }
+            let method = ["GET", "PUT", "OPTIONS", "M-SEARCH"][(state >> 40) % 4];
+            let whole = format!("{}{method} {path}", char::from(query::letter("")));
+            let slow = one_by_one
+                .iter()
+                .position(|pattern| pattern.find(whole.as_bytes()).is_some_and(|found| found.start() == 0));
+            let quick = rules.first(method, &path, "").map(|rule| rule.number - 1);
+            assert_eq!(quick, slow, "{whole}");
+            fitted += usize::from(slow.is_some());
+        }
+        assert!(fitted > 1_000, "{fitted}");
     }
 }

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use crate::route::Clues;
 use crate::route::Decision;
 use crate::route::RequestHead;
+use crate::route::RouteTable;
 use crate::topology::UnitName;
 
 use super::answer;
@@ -66,7 +67,15 @@ pub(super) async fn answer(
         Decision::AdminClosed => Refusal::AdminClosed.response(),
         Decision::To(route) => {
             let client = headers::client_address(peer, request.headers());
-            let choice = Choice::new(state, route.rule.number, &request, client);
+            let authorization = request.headers().get(header::AUTHORIZATION);
+            let clues = Clues {
+                path: head.path,
+                query: head.query,
+                authorization: authorization.and_then(|value| value.to_str().ok()),
+                client: Some(client),
+            };
+            let key = RouteTable::key(route, &clues, state.turn());
+            let choice = Choice { state, rule: route.rule.number, key };
             let (request, activity) = prepare(request, peer, client);
             match send(state, &choice, request, &activity).await {
                 Ok(response) => response,
@@ -95,25 +104,11 @@ struct Choice<'a> {
     state: &'a State,
     /// The number of its rule.
     rule: usize,
-    path: String,
-    authorization: Option<String>,
-    client: IpAddr,
-    turn: u64,
+    /// What keeps it with its like.
+    key: u64,
 }
 
-impl<'a> Choice<'a> {
-    fn new(state: &'a State, rule: usize, request: &Request<Incoming>, client: IpAddr) -> Self {
-        let authorization = request.headers().get(header::AUTHORIZATION);
-        Self {
-            state,
-            rule,
-            path: request.uri().path().to_owned(),
-            authorization: authorization.and_then(|value| value.to_str().ok()).map(str::to_owned),
-            client,
-            turn: state.turn(),
-        }
-    }
-
+impl Choice<'_> {
     /// The process to ask now, by the table in force: while a request waits, its owner may become another one.
     fn now(&self, without: &[Rc<Upstream>]) -> Option<Rc<Upstream>> {
         let table = self.state.table();
@@ -122,12 +117,7 @@ impl<'a> Choice<'a> {
             let upstream = self.state.upstream(unit)?;
             (!without.iter().any(|refused| Rc::ptr_eq(refused, &upstream))).then_some(upstream)
         };
-        let clues = Clues {
-            path: &self.path,
-            authorization: self.authorization.as_deref(),
-            client: Some(self.client),
-        };
-        let unit = table.routes.choose(route, &clues, self.turn, |unit| usable(unit).is_some())?;
+        let unit = table.routes.choose(route, self.key, |unit| usable(unit).is_some())?;
         usable(unit)
     }
 }

@@ -1,0 +1,96 @@
+//! The verbs about routing; none of them needs a daemon.
+
+use std::path::Path;
+
+use crate::host::layout::Users;
+use crate::host::servlets;
+use crate::host::toml;
+use crate::route;
+use crate::route::RouteTable;
+use crate::route::Rules;
+use crate::route::verify::compare;
+use crate::sys::fs;
+use crate::topology::Topology;
+
+use super::Exit;
+use super::config;
+use super::output;
+
+/// Says who answers one request.
+pub(super) fn explain(
+    path: &Path,
+    method: &str,
+    target: &str,
+    user: Option<&str>,
+    token_file: Option<&Path>,
+) -> Exit {
+    let token = match (user, token_file) {
+        (Some(user), _) => match route::token_of(user) {
+            Some(token) => Some(token),
+            None => {
+                output::problem(format!("{user} is not a user id\n  write it like @alice:example.com"));
+                return Exit::Usage;
+            }
+        },
+        (None, Some(file)) => match fs::read(file) {
+            Ok(token) => Some(token.trim().to_owned()),
+            Err(error) => {
+                output::problem(format!(
+                    "{error}\n  name a file that holds an access token and nothing else"
+                ));
+                return Exit::Failed;
+            }
+        },
+        (None, None) => None,
+    };
+    let authorization = token.map(|token| format!("Bearer {token}"));
+    with_table(path, |table| table.explain(method, target, authorization.as_deref()))
+}
+
+/// Prints the whole table.
+pub(super) fn list(path: &Path) -> Exit {
+    with_table(path, |table| table.listing().trim_end().to_owned())
+}
+
+/// Compares the table with what the Synapse of the virtualenv answers.
+pub(super) fn verify(path: &Path) -> Exit {
+    let config = match toml::load(path, None) {
+        Ok(loaded) => loaded.parsed.config,
+        Err(unusable) => return config::refuse(&unusable),
+    };
+    // As in service: a virtualenv is not run by root.
+    let users = Users::of(&config).unwrap_or_default();
+    let endpoints = match servlets::registered(&config.python.venv, users.synapse.as_ref()) {
+        Ok(endpoints) => endpoints,
+        Err(why) => {
+            output::problem(why);
+            return Exit::Failed;
+        }
+    };
+    let findings = compare(Rules::get(), &endpoints);
+    let venv = config.python.venv.display();
+    if findings.is_empty() {
+        output::line(format!("{venv}: all {} endpoints go where they are answered", endpoints.len()));
+        return Exit::Done;
+    }
+    for finding in &findings {
+        output::problem(finding);
+    }
+    output::problem(format!(
+        "{venv}: {} of what it answers is not as the table has it\n  \
+         look for a newer synvisor, or report this with Synapse's version",
+        findings.len()
+    ));
+    Exit::Failed
+}
+
+fn with_table(path: &Path, say: impl FnOnce(&RouteTable) -> String) -> Exit {
+    match toml::load(path, None) {
+        Ok(loaded) => {
+            let table = RouteTable::of(&Topology::of(&loaded.parsed.config));
+            output::line(say(&table));
+            Exit::Done
+        }
+        Err(unusable) => config::refuse(&unusable),
+    }
+}
