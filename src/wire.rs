@@ -2,6 +2,7 @@
 //!
 //! Between supervisor and router one JSON value a line; on the control socket JSON bodies of HTTP.
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::topology::{Topology, UnitName};
@@ -16,7 +17,7 @@ pub struct Incarnation(pub u64);
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToRouter {
     /// The processes to route to; replaces the previous topology. Units that it does not name are forgotten.
-    Table { topology: Topology, listeners: Vec<ListenerSettings> },
+    Table { topology: Topology, listeners: Vec<ListenerSettings>, trusted_proxies: Vec<IpNet> },
     /// This unit is READY and takes requests.
     Up { unit: UnitName, incarnation: Incarnation },
     /// This unit is gone: park what would go to it.

@@ -148,8 +148,8 @@ fn reference_switched_on() -> String {
         };
         let of_table = &schema["properties"][table.trim_matches(['[', ']'])];
         let keys = if of_table["items"].is_null() { of_table } else { &of_table["items"] };
-        let known =
-            !keys["properties"][key]["default"].is_null() || table == "[synapse]" || key == "public_baseurl";
+        let top = table.is_empty() && !schema["properties"][key].is_null();
+        let known = !keys["properties"][key]["default"].is_null() || table == "[synapse]" || top;
         if known { setting } else { line }
     });
     lines.collect::<Vec<_>>().join("\n")
@@ -164,6 +164,11 @@ fn the_reference_shows_every_default_as_it_is() {
     assert_eq!(reference, smallest);
     let schema: serde_json::Value = serde_json::from_str(&schema::schema()).unwrap();
     let tables = schema["properties"].as_object().unwrap();
+    for key in tables.keys() {
+        let shown = [format!("{key} = "), format!("[{key}"), format!("[[{key}]]")];
+        let shows = |line: &str| shown.iter().any(|shown| line.trim_start_matches('#').starts_with(shown));
+        assert!(text.lines().any(shows), "{key} is not in config/synvisor.toml");
+    }
     for (table, keys) in tables.iter().filter(|(table, _)| *table != "synapse") {
         let keys =
             [&keys["properties"], &keys["items"]["properties"], &keys["additionalProperties"]["properties"]];

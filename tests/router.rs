@@ -90,7 +90,8 @@ impl Harness {
 
     fn table(&mut self) {
         let listeners = vec![ListenerSettings { admin: false }];
-        self.tell(&ToRouter::Table { topology: self.topology.clone(), listeners });
+        let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        self.tell(&ToRouter::Table { topology: self.topology.clone(), listeners, trusted_proxies });
         assert_eq!(self.hear(), FromRouter::Accepting);
     }
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::check;
@@ -16,6 +18,7 @@ const STRING: &str = "a string";
 const TIME: &str = "a span of time";
 const SIZE: &str = "a size";
 const TRUTH: &str = "true or false";
+const LIST: &str = "a list of strings";
 const NUMBER: &str = "a whole number";
 pub(super) const TABLE: &str = "a table";
 pub(super) const TABLES: &str = "an array of tables";
@@ -47,6 +50,7 @@ pub(super) fn text(key: &Key, value: &DeValue<'_>) -> Result<String, Wrong> {
         | Form::Size
         | Form::Truth
         | Form::Number(..)
+        | Form::Networks
         | Form::Environment
         | Form::Settings
         | Form::Table => unreachable!("{} is no text", key.name),
@@ -82,6 +86,20 @@ pub(super) fn size(key: &Key, value: &DeValue<'_>) -> Result<u64, Wrong> {
         return check::size(integer.as_str());
     }
     check::size(string(key, SIZE, value)?)
+}
+
+/// Networks, or addresses, which are networks of one.
+pub(super) fn networks(key: &Key, value: &DeValue<'_>) -> Result<Vec<IpNet>, Wrong> {
+    let array = value.as_array().ok_or_else(|| not(key.name, LIST, value))?;
+    let network = |entry: &DeValue<'_>| {
+        let text = string(key, LIST, entry)?;
+        let alone = || text.parse::<IpAddr>().ok().map(IpNet::from);
+        text.parse::<IpNet>().ok().or_else(alone).ok_or_else(|| {
+            let remedy = "write networks or addresses, like \"10.0.0.0/8\" or \"2001:db8::7\"";
+            Wrong::new(format!("holds {text:?}, which is no network"), remedy)
+        })
+    };
+    array.iter().map(|entry| network(entry.get_ref())).collect()
 }
 
 /// Names and values of environment variables.
@@ -136,6 +154,8 @@ fn rewriting(key: &str, wanted: &str, value: &DeValue<'_>) -> String {
         (TABLES, _) => {
             format!("write [[{key}]], with two brackets, on a line of its own and its keys below it")
         }
+        (LIST, DeValue::String(text)) => format!("write it in brackets: {key} = [\"{text}\"]"),
+        (LIST, _) => format!("write it in brackets: {key} = [\"…\"]"),
         (SIZE, _) => format!("write it like {key} = \"1G\""),
         (_, _) => format!("write it like {key} = \"30s\""),
     }

@@ -28,6 +28,8 @@ pub(super) enum Form {
     Truth,
     /// An integer within bounds, and why there are bounds.
     Number(RangeInclusive<i64>, &'static str),
+    /// A list of networks or addresses.
+    Networks,
     /// A table of strings: environment variables.
     Environment,
     /// A table of settings as in homeserver.yaml.
@@ -136,6 +138,15 @@ pub(super) fn root() -> Table {
                 "public_baseurl",
                 Form::Text(check::base_url),
                 "Where clients reach the homeserver; https:// and server_name if nothing is said.",
+            ),
+            key(
+                "trusted_proxies",
+                Form::Networks,
+                "Who is believed when it says, by X-Forwarded-For and X-Forwarded-Proto, for whom it asks.",
+            )
+            .or(
+                "[\"127.0.0.0/8\", \"::1/128\"]",
+                "a web server on this machine; of all others the address itself is the client's",
             ),
         ],
     )

@@ -29,6 +29,7 @@ pub use keys::LOG_LEVEL;
 pub use keys::RUN_DIR;
 
 use effective::Effective;
+use ipnet::IpNet;
 use problem::Problem;
 use roles::WorkerKind;
 use secret::Secret;
@@ -42,6 +43,8 @@ pub struct Config {
     pub server_name: String,
     /// The URL under which clients reach the homeserver.
     pub public_baseurl: String,
+    /// Whose word about clients is believed.
+    pub trusted_proxies: Vec<IpNet>,
     pub workers: Workers,
     pub database: Database,
     pub redis: Redis,

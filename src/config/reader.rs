@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
@@ -155,6 +156,14 @@ impl<'a, 'i> Reader<'a, 'i> {
     ) -> Option<Found<SecretSource>> {
         let base = self.source.base;
         self.read(name, problems, |key, value| SecretSource::parse(forms::filled(key, value)?, base))
+    }
+
+    pub(super) fn networks(
+        &mut self,
+        name: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Found<Vec<IpNet>>> {
+        self.read(name, problems, forms::networks)
     }
 
     pub(super) fn environment(

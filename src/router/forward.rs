@@ -30,6 +30,7 @@ use crate::topology::UnitName;
 use super::answer;
 use super::answer::Refusal;
 use super::headers;
+use super::headers::Client;
 use super::state::State;
 use super::upstream::Connection;
 use super::upstream::InFlight;
@@ -66,17 +67,17 @@ pub(super) async fn answer(
         Decision::Denied => Refusal::NotForClients.response(),
         Decision::AdminClosed => Refusal::AdminClosed.response(),
         Decision::To(route) => {
-            let client = headers::client_address(peer, request.headers());
+            let client = Client::of(peer, request.headers(), &table.trusted_proxies);
             let authorization = request.headers().get(header::AUTHORIZATION);
             let clues = Clues {
                 path: head.path,
                 query: head.query,
                 authorization: authorization.and_then(|value| value.to_str().ok()),
-                client: Some(client),
+                client: Some(client.address),
             };
             let key = RouteTable::key(route, &clues, state.turn());
             let choice = Choice { state, rule: route.rule.number, key };
-            let (request, activity) = prepare(request, peer, client);
+            let (request, activity) = prepare(request, client);
             match send(state, &choice, request, &activity).await {
                 Ok(response) => response,
                 Err(refusal) => refusal.response(),
@@ -86,11 +87,11 @@ pub(super) async fn answer(
 }
 
 /// Makes of a request that came in the one that goes out; its target is not touched.
-fn prepare(request: Request<Incoming>, peer: IpAddr, client: IpAddr) -> (Request<Upload>, Activity) {
+fn prepare(request: Request<Incoming>, client: Client) -> (Request<Upload>, Activity) {
     let activity = Activity(Rc::new(Cell::new(Instant::now())));
     let (mut head, body) = request.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
-    headers::forwarded(&mut head.headers, peer, client);
+    headers::forwarded(&mut head.headers, client);
     if !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH) {
         // Without it hyper takes for granted that a GET has no body.
         head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -1,11 +1,13 @@
 //! Headers that must not pass the router, and those that it alone may write.
 
 use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use hyper::HeaderMap;
 use hyper::header;
 use hyper::header::HeaderName;
 use hyper::header::HeaderValue;
+use ipnet::IpNet;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -41,27 +43,53 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The client's address: the peer's, or what a proxy of our own on this machine says of it.
-pub(super) fn client_address(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    if !peer.is_loopback() {
-        return peer;
+/// Who asks, and what is known of the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    pub(super) address: IpAddr,
+    /// Whether it spoke TLS to the proxy that is believed.
+    https: bool,
+}
+
+impl Client {
+    /// The peer, or whom a trusted proxy names; from the right, since what stands further left was said by whoever asked
+    /// the proxy.
+    pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+        // A socket that listens on [::] shows IPv4 in IPv6's clothes.
+        let peer = peer.to_canonical();
+        let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
+        if !is_trusted(peer) {
+            return Self { address: peer, https: false };
+        }
+        let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+        let said = lines.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));
+        let mut address = peer;
+        // Behind something that is no address nothing is known any more.
+        for next in said.map_while(|text| parse(text.trim())) {
+            address = next;
+            if !is_trusted(next) {
+                break;
+            }
+        }
+        let mut protocols = headers.get_all(FORWARDED_PROTO).iter();
+        let https = protocols.next().is_some_and(|value| value == "https") && protocols.next().is_none();
+        Self { address, https }
     }
-    let said = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-    let addresses: Vec<&str> = said.flat_map(|value| value.split(',')).map(str::trim).collect();
-    // From the right: what stands further left was said by whoever asked the proxy.
-    let found = addresses.iter().rev().map_while(|address| address.parse::<IpAddr>().ok());
-    found.into_iter().find(|address| !address.is_loopback()).unwrap_or(peer)
+}
+
+/// An address, with or without a port.
+fn parse(text: &str) -> Option<IpAddr> {
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    let in_brackets = || text.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    text.parse().ok().or_else(with_port).or_else(in_brackets).map(|address: IpAddr| address.to_canonical())
 }
 
 /// Writes the X-Forwarded headers anew; Synapse believes the first address that it finds.
-pub(super) fn forwarded(headers: &mut HeaderMap, peer: IpAddr, client: IpAddr) {
-    let mut said = headers.get_all(FORWARDED_PROTO).iter();
-    let https = said.next().is_some_and(|value| value == "https") && said.next().is_none();
-    let proto = HeaderValue::from_static(if https && peer.is_loopback() { "https" } else { "http" });
+pub(super) fn forwarded(headers: &mut HeaderMap, client: Client) {
     headers.remove(FORWARDED_HOST);
     headers.remove(header::FORWARDED);
-    headers.insert(FORWARDED_PROTO, proto);
-    if let Ok(value) = HeaderValue::try_from(client.to_string()) {
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(if client.https { "https" } else { "http" }));
+    if let Ok(value) = HeaderValue::try_from(client.address.to_string()) {
         headers.insert(FORWARDED_FOR, value);
     }
 }
@@ -95,25 +123,63 @@ mod tests {
         assert_eq!(left, ["accept", "content-length", "host"]);
     }
 
-    #[test]
-    fn only_a_proxy_on_this_machine_is_believed_and_only_its_own_word() {
-        // Mutations: the leftmost address taken, a stranger believed: each seen red.
-        let (local, stranger) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([203, 0, 113, 9]));
-        let forged = map(&[("x-forwarded-for", "6.6.6.6, 198.51.100.7"), ("x-forwarded-for", "127.0.0.1")]);
-        assert_eq!(client_address(local, &forged), IpAddr::from([198, 51, 100, 7]));
-        assert_eq!(client_address(stranger, &forged), stranger);
-        assert_eq!(client_address(local, &map(&[("x-forwarded-for", "1.2.3.4, nonsense")])), local);
-        assert_eq!(client_address(local, &map(&[])), local);
+    fn who(peer: &str, said: &[&'static str]) -> String {
+        let trusted: Vec<IpNet> =
+            ["127.0.0.0/8", "::1/128", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into();
+        let headers = map(&said.iter().map(|said| ("x-forwarded-for", *said)).collect::<Vec<_>>());
+        Client::of(peer.parse().unwrap(), &headers, &trusted).address.to_string()
+    }
 
+    #[test]
+    fn only_trusted_proxies_are_believed_and_only_their_own_word() {
+        // Mutations, each seen red: the leftmost address taken; a stranger believed; a line of its own taken before an
+        // earlier one; what is no address skipped.
+        for (peer, said, client) in [
+            ("203.0.113.9", &["6.6.6.6"] as &[_], "203.0.113.9"),
+            ("127.0.0.1", &[], "127.0.0.1"),
+            ("127.0.0.1", &["198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", &["6.6.6.6, 198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", &["6.6.6.6, 198.51.100.7, 10.1.1.1"], "198.51.100.7"),
+            ("127.0.0.1", &["6.6.6.6", "198.51.100.7"], "198.51.100.7"),
+            ("127.0.0.1", &["6.6.6.6, 198.51.100.7", "127.0.0.1"], "198.51.100.7"),
+            ("127.0.0.1", &["198.51.100.7", "10.1.2.3"], "198.51.100.7"),
+            ("127.0.0.1", &["10.1.2.3"], "10.1.2.3"),
+            ("127.0.0.1", &["1.2.3.4, nonsense"], "127.0.0.1"),
+            ("127.0.0.1", &["nonsense, 1.2.3.4"], "1.2.3.4"),
+            ("127.0.0.1", &["1.2.3.4, unknown, 10.0.0.1"], "10.0.0.1"),
+            ("127.0.0.1", &["1.2.3.4,"], "127.0.0.1"),
+            ("127.0.0.1", &["1.2.3.4:5678"], "1.2.3.4"),
+            ("::1", &["[2001:db8::7]:443"], "2001:db8::7"),
+            ("::1", &["[2001:db8::7]"], "2001:db8::7"),
+            ("::1", &["2001:db8::7"], "2001:db8::7"),
+            ("::ffff:127.0.0.1", &["::ffff:1.2.3.4"], "1.2.3.4"),
+            ("::ffff:203.0.113.9", &["6.6.6.6"], "203.0.113.9"),
+        ] {
+            assert_eq!(who(peer, said), client, "{peer} {said:?}");
+        }
+        assert_eq!(
+            Client::of("127.0.0.1".parse().unwrap(), &map(&[("x-forwarded-for", "1.2.3.4")]), &[])
+                .address
+                .to_string(),
+            "127.0.0.1"
+        );
+    }
+
+    #[test]
+    fn what_is_forwarded_is_our_own_word() {
+        // Mutations, each seen red: the stranger's https believed; the old headers left.
+        let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap()];
+        let (local, stranger) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([203, 0, 113, 9]));
         let mut headers =
             map(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "evil"), ("forwarded", "for=1")]);
-        forwarded(&mut headers, stranger, stranger);
+        let client = Client::of(stranger, &headers, &trusted);
+        forwarded(&mut headers, client);
         assert_eq!(headers, map(&[("x-forwarded-proto", "http"), ("x-forwarded-for", "203.0.113.9")]));
-        let mut twice = map(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]);
-        forwarded(&mut twice, local, stranger);
-        assert_eq!(twice["x-forwarded-proto"], "http");
-        let mut headers = map(&[("x-forwarded-proto", "https")]);
-        forwarded(&mut headers, local, stranger);
-        assert_eq!(headers, map(&[("x-forwarded-proto", "https"), ("x-forwarded-for", "203.0.113.9")]));
+        let twice = map(&[("x-forwarded-proto", "https"), ("x-forwarded-proto", "http")]);
+        assert!(!Client::of(local, &twice, &trusted).https);
+        let mut headers = map(&[("x-forwarded-proto", "https"), ("x-forwarded-for", "1.2.3.4")]);
+        let client = Client::of(local, &headers, &trusted);
+        forwarded(&mut headers, client);
+        assert_eq!(headers, map(&[("x-forwarded-proto", "https"), ("x-forwarded-for", "1.2.3.4")]));
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
@@ -39,13 +40,19 @@ pub(super) struct Known {
     pub(super) routes: RouteTable,
     sockets: BTreeMap<UnitName, PathBuf>,
     listeners: Vec<ListenerSettings>,
+    /// Whose word about clients is believed.
+    pub(super) trusted_proxies: Vec<IpNet>,
 }
 
 impl State {
     pub(super) fn new(parking: Parking) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
-        let empty =
-            Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), listeners: Vec::new() };
+        let empty = Known {
+            routes: RouteTable::of(&nothing),
+            sockets: BTreeMap::new(),
+            listeners: Vec::new(),
+            trusted_proxies: Vec::new(),
+        };
         Rc::new(Self {
             table: RefCell::new(Rc::new(empty)),
             processes: RefCell::default(),
@@ -116,13 +123,17 @@ impl State {
     /// Does what the supervisor says.
     pub(super) fn obey(self: &Rc<Self>, message: ToRouter) {
         match message {
-            ToRouter::Table { topology, listeners } => {
+            ToRouter::Table { topology, listeners, trusted_proxies } => {
                 let sockets = topology
                     .units
                     .iter()
                     .filter_map(|unit| Some((unit.name.clone(), unit.client_socket.clone()?)));
-                let known =
-                    Known { routes: RouteTable::of(&topology), sockets: sockets.collect(), listeners };
+                let known = Known {
+                    routes: RouteTable::of(&topology),
+                    sockets: sockets.collect(),
+                    listeners,
+                    trusted_proxies,
+                };
                 self.processes.borrow_mut().retain(|unit, _| known.sockets.contains_key(unit));
                 *self.table.borrow_mut() = Rc::new(known);
                 self.known.send_replace(true);

@@ -363,7 +363,11 @@ impl Driver {
 
     fn table(&self) -> ToRouter {
         let listeners = self.config.listen.iter().map(|listen| ListenerSettings { admin: listen.admin });
-        ToRouter::Table { topology: self.topology.clone(), listeners: listeners.collect() }
+        ToRouter::Table {
+            topology: self.topology.clone(),
+            listeners: listeners.collect(),
+            trusted_proxies: self.config.trusted_proxies.clone(),
+        }
     }
 
     fn tell(&self, message: ToRouter) {

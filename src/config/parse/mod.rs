@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use ipnet::IpNet;
 use toml::Value;
 use toml::de::DeTable;
 
@@ -79,6 +80,7 @@ impl Parser<'_> {
         let empty = root.all().next().is_none();
         let name = root.text("server_name", problems);
         let url = root.text("public_baseurl", problems);
+        let proxies = root.networks("trusted_proxies", problems);
         let mut workers = root.table("workers", keys::workers(), problems);
         let any = root.table("units", keys::units(), problems);
         let mut database = root.table("database", keys::database(), problems);
@@ -95,6 +97,7 @@ impl Parser<'_> {
         let partial = Config {
             server_name: name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
             public_baseurl: self.public_baseurl(url, name.as_ref(), &mut root),
+            trusted_proxies: self.trusted_proxies(proxies),
             database: self.database(&mut database)?,
             redis: self.redis(&mut redis)?,
             python: self.python(&mut python, &dirs),
@@ -146,6 +149,16 @@ impl Parser<'_> {
             self.problems.push(Problem::warning(url.place, what, remedy));
         }
         url.value
+    }
+
+    fn trusted_proxies(&mut self, found: Option<Found<Vec<IpNet>>>) -> Vec<IpNet> {
+        let Some(found) = found else { return Vec::new() };
+        if found.value.iter().any(|network| network.prefix_len() == 0) {
+            let what = "trusted_proxies believes everybody: a client can claim any address";
+            let remedy = "name the addresses of your own web servers";
+            self.problems.push(Problem::warning(found.place, what, remedy));
+        }
+        found.value
     }
 
     fn workers(&mut self, reader: &mut Reader<'_, '_>) -> Workers {
