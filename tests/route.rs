@@ -663,3 +663,39 @@ fn the_explanation_names_unit_rule_and_reason() {
         "{listing}"
     );
 }
+
+/// Why synvisor sends a request to another process than matrix-docker-ansible-deploy does.
+const REASONS: [(&str, &str); 5] = [
+    ("room-without-server", "ids of rooms of version 12 have no server part, and its expressions want a colon"),
+    ("workers-can", "workers answer it, as Synapse's own servlets show, and it is left with main"),
+    ("about-a-room", "it is about one room, and belongs to the process that has the room in its caches"),
+    ("about-the-user", "the room id in the path of a key backup is a name: the request is about the user"),
+    ("a-sync", "it is as heavy as an initial sync, and belongs with these"),
+];
+
+#[test]
+fn every_difference_from_another_tools_routing_has_its_reason() {
+    // Mutations, each seen red: a reason taken away from a line that differs; one given to a line that does not.
+    let worlds = ["one-of-each", "specialized-workers"].map(preset);
+    let mut wrong = Vec::new();
+    let mut used = BTreeSet::new();
+    let lines: Vec<&str> =
+        include_str!("route/mdad.tsv").lines().filter(|line| !line.starts_with('#')).collect();
+    assert_eq!(lines.len(), 150);
+    for line in lines {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [method, path, one_of_each, specialized, reason] = fields[..] else { panic!("{line}") };
+        let ours = worlds.each_ref().map(|world| {
+            let unit = world.verdict(method, path, true);
+            unit.trim_end_matches("-1").replace('-', "_")
+        });
+        let differs = ours != [one_of_each.to_owned(), specialized.to_owned()];
+        if differs != (reason != "-") {
+            wrong.push(format!("{line}: ours {ours:?}"));
+        }
+        used.insert(reason);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let known: BTreeSet<&str> = REASONS.iter().map(|(reason, _)| *reason).chain(["-"]).collect();
+    assert_eq!(used, known);
+}

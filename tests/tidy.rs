@@ -25,7 +25,7 @@ const IMPURE: [&str; 18] = [
     "tokio",
     "nix::",
     "libc::",
-    "tracing",
+    "tracing::",
     "getrandom",
     "std::env",
     "Instant::now",
