@@ -2,6 +2,8 @@
 //!
 //! Between supervisor and router one JSON value a line; on the control socket JSON bodies of HTTP.
 
+use std::collections::BTreeMap;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +26,23 @@ pub enum ToRouter {
     Down { unit: UnitName },
     /// Send nothing new to this unit, close idle connections to it, answer [`FromRouter::Drained`] when nothing is in flight.
     Drain { unit: UnitName, incarnation: Incarnation },
+    /// Answer [`FromRouter::Counts`], so that an order can say what it cost.
+    Count { ticket: u64 },
+}
+
+/// What the router has counted of requests for one unit since its own start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Requests that waited because the unit was away.
+    pub parked: u64,
+    /// How long the one that waited longest since the last answer did, in milliseconds.
+    pub longest_ms: u64,
+    /// Requests that had been sent and were sent again.
+    pub replayed: u64,
+    /// Long-polls whose upstream connection was given up at a planned stop, to be asked again.
+    pub taken_back: u64,
+    /// Body transfers that outlasted the drain and were ended, and requests whose process ended before it answered.
+    pub cut: u64,
 }
 
 /// What the router must know of each listener it inherited, in the order of the descriptors.
@@ -41,6 +60,8 @@ pub enum FromRouter {
     Accepting,
     /// Nothing is in flight any more to this incarnation.
     Drained { unit: UnitName, incarnation: Incarnation },
+    /// The answer to [`ToRouter::Count`], with every unit of the table.
+    Counts { ticket: u64, counts: BTreeMap<UnitName, Counts> },
 }
 
 /// `GET /v1/status`.

@@ -16,6 +16,13 @@ use synvisor::route::RouteTable;
 use synvisor::route::token_of;
 use synvisor::topology::Topology;
 
+#[path = "route/traps.rs"]
+mod traps;
+
+use traps::CLOSED;
+use traps::DISGUISED;
+use traps::TRAPS;
+
 const TABLE: &str = include_str!("../src/route/rules.tsv");
 const PRESETS: [&str; 4] = ["none", "little-federation-helper", "one-of-each", "specialized-workers"];
 
@@ -304,205 +311,6 @@ fn nobody_is_asked_for_what_it_does_not_serve() {
     }
 }
 
-/// Requests made to mislead, and where they go with one worker of each kind of `specialized-workers`.
-///
-/// Paths are matched as they came, as Synapse does it: what is written in another way is an unknown path, which main
-/// answers with 404. The listener is one for everybody.
-const TRAPS: &[(&str, &str, &str)] = &[
-    // Encoded letters.
-    ("GET", "/_matrix/client/v3/sy%6ec", "main"),
-    ("GET", "/_matrix%2Fclient%2Fv3%2Fsync", "main"),
-    ("GET", "/%5Fmatrix/client/v3/sync", "main"),
-    ("GET", "/_matrix/client/v3/rooms/%21r%3Ahs/members", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/!r%2Fx:hs/members", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/!r%2fmembers", "main"),
-    ("GET", "/_matrix/client/v3/rooms/!r:hs%2Fmembers", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/%21r%3Ahs/typing/%40u%3Ahs", "typing-1"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/typing/@u%2F:hs", "typing-1"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs%2Ftyping/@u:hs", "main"),
-    ("POST", "/_matrix/client/v3/join/%23room%3Ahs", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/%00/members", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/%/members", "room-1"),
-    // Slashes and dots.
-    ("GET", "//_matrix/client/v3/sync", "main"),
-    ("GET", "/_matrix//client/v3/sync", "main"),
-    ("GET", "/_matrix/client/v3//sync", "main"),
-    ("GET", "/_matrix/client/v3/sync//", "main"),
-    ("GET", "/./_matrix/client/v3/sync", "main"),
-    ("GET", "/_matrix/./client/v3/sync", "main"),
-    ("GET", "/_matrix/x/../client/v3/sync", "main"),
-    ("GET", "/_matrix/client/v3/rooms//members", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/./members", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/../members", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/!r/x:hs/members", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r/x:hs/typing/@u:hs", "main"),
-    ("GET", "/_matrix/client/v3/pushrules/../sync", "push-rules-1"),
-    ("GET", "/_matrix/media/v3/download/../../x", "media-repository-1"),
-    // Trailing slashes: federation and a few prefixes allow one.
-    ("GET", "/_matrix/client/v3/sync/", "main"),
-    ("GET", "/_matrix/client/versions/", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/typing/@u:hs/", "main"),
-    ("PUT", "/_matrix/federation/v1/send/123/", "federation-reader-1"),
-    ("PUT", "/_matrix/federation/v1/send/123//", "main"),
-    ("PUT", "/_matrix/federation/v1/send/", "federation-reader-1"),
-    ("GET", "/_matrix/federation/v1/event/$e/", "federation-reader-1"),
-    ("GET", "/_matrix/federation/v1/state/!r:hs/", "room-1"),
-    ("GET", "/_matrix/federation/v1/version/", "main"),
-    ("GET", "/_matrix/client/v3/pushrules/", "push-rules-1"),
-    ("GET", "/_matrix/client/v3/pushrules", "main"),
-    // Upper case.
-    ("GET", "/_MATRIX/client/v3/sync", "main"),
-    ("GET", "/_matrix/Client/v3/sync", "main"),
-    ("GET", "/_matrix/client/V3/sync", "main"),
-    ("GET", "/_matrix/client/v3/Sync", "main"),
-    ("GET", "/_matrix/client/v3/joinedRooms", "main"),
-    // Versions.
-    ("GET", "/_matrix/client/v99/sync", "main"),
-    ("GET", "/_matrix/client/v1/sync", "main"),
-    ("GET", "/_matrix/client/api/v1/sync", "main"),
-    ("GET", "/_matrix/client/api/v1/events", "sync-1"),
-    ("GET", "/_matrix/client/api/v2/events", "main"),
-    ("PUT", "/_matrix/federation/v9/send/1", "main"),
-    ("PUT", "/_matrix/federation/v2/send_join/!r:hs/$e", "room-1"),
-    ("GET", "/_matrix/media/v9/config", "main"),
-    ("GET", "/_matrix/media/unstable/config", "main"),
-    ("GET", "/_matrix/client/v3/media/config", "main"),
-    // Room ids of version 12 have no server, and ids are found where they stand.
-    ("GET", "/_matrix/client/v3/rooms/!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM/members", "room-1"),
-    ("PUT", "/_matrix/client/v3/rooms/!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM/typing/@u:hs", "typing-1"),
-    ("POST", "/_matrix/client/v3/join/!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM", "room-1"),
-    ("GET", "/_matrix/client/v1/rooms/!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM/hierarchy", "room-1"),
-    ("GET", "/_matrix/client/v3/rooms/31hneApxJ/members", "room-1"),
-    // The path of a key backup holds a room id, and is about the user; so are tags and account data of a room.
-    ("PUT", "/_matrix/client/v3/room_keys/keys/!r:hs/session", "client-reader-1"),
-    ("GET", "/_matrix/client/v3/room_keys/keys/%21r%3Ahs", "client-reader-1"),
-    ("PUT", "/_matrix/client/v3/room_keys/keys", "client-reader-1"),
-    ("PUT", "/_matrix/client/v3/room_keys/keys/!r:hs/s/e", "main"),
-    ("PUT", "/_matrix/client/v3/user/@u:hs/rooms/!r:hs/tags/m.favourite", "account-data-1"),
-    ("GET", "/_matrix/client/v3/user/@u:hs/rooms/!r:hs/account_data/m.x", "account-data-1"),
-    // Methods.
-    ("HEAD", "/_matrix/client/v3/sync", "sync-1"),
-    ("HEAD", "/_matrix/media/v3/download/hs/id", "media-repository-1"),
-    ("HEAD", "/_matrix/client/v3/rooms/!r:hs/typing/@u:hs", "main"),
-    ("OPTIONS", "/_matrix/client/v3/sync", "sync-1"),
-    ("OPTIONS", "/_matrix/client/v3/rooms/!r:hs/typing/@u:hs", "typing-1"),
-    ("OPTIONS", "/_matrix/media/v3/upload", "media-repository-1"),
-    ("OPTIONS", "*", "(denied)"),
-    ("get", "/_matrix/client/v3/sync", "main"),
-    ("POST", "/_matrix/client/v3/sync", "main"),
-    ("BREW", "/_matrix/client/v3/sync", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/state/m.room.name", "room-1"),
-    ("POST", "/_matrix/client/v3/rooms/!r:hs/state/m.room.name", "main"),
-    // Queries decide nothing but which sync it is.
-    ("GET", "/_matrix/client/v3/sync?x=/_synapse/replication", "sync-1"),
-    ("GET", "/_matrix/client/v3/sync?since=s1?full_state=true", "sync-1"),
-    ("GET", "/?/_matrix/client/v3/sync", "main"),
-    // What looks like another path.
-    ("GET", "/_matrix/client/v3/synchrotron", "main"),
-    ("GET", "/x/_matrix/client/v3/sync", "main"),
-    ("GET", "/_matrix/federation/v1/sync", "main"),
-    ("GET", "/.well-known/matrix/server", "client-reader-1"),
-    ("GET", "/xwell-known/matrix/server", "main"),
-    ("GET", "/.well-known/matrix/support", "main"),
-    ("GET", "/_matrix/key/v2/server/ed25519:a", "federation-reader-1"),
-    ("GET", "/_matrix/federation/v1/media/download/id", "media-repository-1"),
-    ("GET", "/", "main"),
-    ("GET", "", "(denied)"),
-    ("GET", "_matrix/client/v3/sync", "(denied)"),
-    ("GET", "http://hs/_matrix/client/v3/sync", "(denied)"),
-    ("GET", "/health", "(health)"),
-    ("GET", "/health/", "main"),
-    ("GET", "/Health", "main"),
-    // Encoded, doubled, dotted: once more for what only one process may have.
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/%74yping/@u:hs", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs//typing/@u:hs", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/./typing/@u:hs", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/typing/../typing/@u:hs", "main"),
-    ("PUT", "/_matrix/client/v3/rooms/!r:hs/Typing/@u:hs", "main"),
-    ("POST", "/_matrix/client/v3/rooms/%21r/receipt/m.read/%24e", "receipts-1"),
-    ("POST", "/_matrix/client/v3/rooms/!r/receipt/m.read/$e/", "main"),
-    ("POST", "/_matrix/client/v3/rooms/!r/receipt//$e", "receipts-1"),
-    ("POST", "/_matrix/client/v3/rooms/!r/receipts/m.read/$e", "main"),
-    ("PUT", "/_matrix/client/v3/sendToDevice/m.x/%2F", "to-device-1"),
-    ("PUT", "/_matrix/client/v3/sendToDevice/m.x/a/b", "main"),
-    ("PUT", "/_matrix/client/v3/sendtodevice/m.x/1", "main"),
-    ("PUT", "/_matrix/client/v3/pushrules/global/override/.x", "push-rules-1"),
-    ("DELETE", "/_matrix/client/r0/pushrules/global/override/%2E%2E", "push-rules-1"),
-    ("PUT", "/_matrix/client/v9/pushrules/global/override/.x", "main"),
-    ("PUT", "/_matrix/client/v3/presence/%40u%3Ahs/status", "presence-1"),
-    ("PUT", "/_matrix/client/v3/presence/@u:hs/status/", "main"),
-    ("POST", "/_matrix/client/v3/keys/upload", "device-lists-1"),
-    ("POST", "/_matrix/client/v3/keys/upload/", "main"),
-    ("POST", "/_matrix/client/v3/keys/upload/DEVICE/x", "main"),
-    ("POST", "/_matrix/client/v3/keys//upload", "main"),
-    ("POST", "/_matrix/media/v3/upload/", "main"),
-    ("POST", "/_matrix/media//v3/upload", "main"),
-    ("GET", "/_matrix/media/v3/download/hs/id/%2e%2e%2fsecret", "media-repository-1"),
-    ("GET", "/_matrix/media/v3/download/hs", "main"),
-    ("GET", "/_matrix/client/v1/media/download/hs/id/name", "media-repository-1"),
-    ("GET", "/_matrix/client/v1/media/download/hs/id/a/b", "main"),
-    ("POST", "/_synapse/admin/v1/quarantine_media/!r:hs", "(closed)"),
-    // What looks like the admin API and is of the client API, and the other way round.
-    ("GET", "/_matrix/client/v3/admin/whois/@u:hs", "main"),
-    ("GET", "/_synapse/admin", "(closed)"),
-    ("GET", "/_synapse/admin/../client/v3/sync", "(closed)"),
-    ("GET", "/_synapse/administrator", "(closed)"),
-    ("GET", "/_synapse/client/../admin/v1/rooms", "main"),
-    ("GET", "/_synapse/client/pick_idp", "main"),
-    ("GET", "/_synapse/client/pick_idpx", "main"),
-    ("GET", "/_synapse", "main"),
-    ("GET", "/_synapse/", "main"),
-    // Federation of one room goes with the room, whatever the case of the escapes.
-    ("GET", "/_matrix/federation/v1/state_ids/%21r%3ahs", "room-1"),
-    ("GET", "/_matrix/federation/v1/backfill/!r:hs?v=$a&limit=1", "room-1"),
-    ("POST", "/_matrix/federation/v1/get_missing_events/!r:hs/", "main"),
-    ("GET", "/_matrix/federation/v3/version", "main"),
-    ("GET", "/_matrix/federation//v1/version", "main"),
-    ("GET", "/_matrix/key/v2/server/", "federation-reader-1"),
-    ("GET", "/_matrix/key/v1/server", "main"),
-    ("POST", "/_matrix/key/v2/query", "federation-reader-1"),
-    ("GET", "/_matrix/key/v2/Query/hs", "main"),
-];
-
-/// Ways to replication, metrics and the admin API; the last part of each is what is closed.
-const CLOSED: &[&str] = &[
-    "/_synapse/replication",
-    "/_synapse/replication/",
-    "/_synapse/replication/send_event/x",
-    "/_synapse/metrics",
-    "/_synapse/metrics/",
-    "/_synapse/metrics/x",
-];
-
-/// The same, written in a way that no rule knows: main's client socket offers neither, and matches raw as well.
-const DISGUISED: &[&str] = &[
-    "//_synapse/replication/send_event/x",
-    "/_synapse//replication/send_event/x",
-    "/./_synapse/replication/send_event/x",
-    "/_synapse/./replication",
-    "/_matrix/../_synapse/replication",
-    "/_synapse/%72eplication/send_event/x",
-    "/%5Fsynapse/replication",
-    "/_synapse%2Freplication",
-    "/_SYNAPSE/replication",
-    "/_synapse/Replication",
-    "/_synapse/replicationx",
-    "//_synapse/metrics",
-    "/_synapse//metrics",
-    "/_synapse/./metrics",
-    "/_synapse/%6detrics",
-    "/_synapse/Metrics",
-    "/_synapse/metricsx",
-    "/_synapse/x/../metrics",
-    "//_synapse/admin/v1/rooms",
-    "/_synapse//admin/v1/rooms",
-    "/_synapse/./admin/v1/rooms",
-    "/_synapse/%61dmin/v1/rooms",
-    "/_synapse/Admin/v1/rooms",
-    "/_synapse%2Fadmin/v1/rooms",
-    "/_matrix/../_synapse/admin/v1/rooms",
-];
-
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"];
 
 #[test]
@@ -666,7 +474,10 @@ fn the_explanation_names_unit_rule_and_reason() {
 
 /// Why synvisor sends a request to another process than matrix-docker-ansible-deploy does.
 const REASONS: [(&str, &str); 5] = [
-    ("room-without-server", "ids of rooms of version 12 have no server part, and its expressions want a colon"),
+    (
+        "room-without-server",
+        "ids of rooms of version 12 have no server part, and its expressions want a colon",
+    ),
     ("workers-can", "workers answer it, as Synapse's own servlets show, and it is left with main"),
     ("about-a-room", "it is about one room, and belongs to the process that has the room in its caches"),
     ("about-the-user", "the room id in the path of a key backup is a name: the request is about the user"),

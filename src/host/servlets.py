@@ -200,12 +200,18 @@ def samples(pattern: str) -> list[str]:
 def main() -> None:
     logging.disable(logging.CRITICAL)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for settings in variants():
+    for number, settings in enumerate(variants()):
         for worker in (False, True):
             for method, pattern, servlet in answered(resources(settings, worker)):
                 if (method, pattern) not in rows:
                     row = {"method": method, "pattern": pattern, "servlet": servlet}
-                    rows[method, pattern] = {**row, "main": False, "worker": False, "samples": samples(pattern)}
+                    rows[method, pattern] = {
+                        **row,
+                        "main": False,
+                        "worker": False,
+                        "default": number == 0,
+                        "samples": samples(pattern),
+                    }
                 rows[method, pattern]["worker" if worker else "main"] = True
     print(json.dumps(list(rows.values())))
 

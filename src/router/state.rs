@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::route::RouteTable;
 use crate::topology::UnitName;
+use crate::wire::Counts;
 use crate::wire::FromRouter;
 use crate::wire::Incarnation;
 use crate::wire::ListenerSettings;
@@ -33,6 +34,7 @@ pub(super) struct State {
     /// Whether a table has ever come.
     known: watch::Sender<bool>,
     supervisor: RefCell<Option<mpsc::UnboundedSender<FromRouter>>>,
+    counted: RefCell<BTreeMap<UnitName, Counts>>,
 }
 
 /// A table and what belongs to it.
@@ -62,6 +64,7 @@ impl State {
             changed: watch::Sender::new(0),
             known: watch::Sender::new(false),
             supervisor: RefCell::default(),
+            counted: RefCell::default(),
         })
     }
 
@@ -146,8 +149,22 @@ impl State {
                 }
             }
             ToRouter::Drain { unit, incarnation } => self.drain(unit, incarnation),
+            ToRouter::Count { ticket } => self.tell(FromRouter::Counts { ticket, counts: self.counts() }),
         }
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// What was counted for each unit of the table.
+    fn counts(&self) -> BTreeMap<UnitName, Counts> {
+        let counted = self.counted.borrow();
+        let units = self.table.borrow().sockets.keys().cloned().collect::<Vec<_>>();
+        units
+            .into_iter()
+            .map(|unit| {
+                let counts = counted.get(&unit).copied().unwrap_or_default();
+                (unit, counts)
+            })
+            .collect()
     }
 
     fn admit(&self, unit: UnitName, incarnation: Incarnation) {

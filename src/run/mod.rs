@@ -231,6 +231,7 @@ impl Driver {
                 self.draining.remove(&life);
                 self.input(Input::Drained(life));
             }
+            News::Router(_, FromRouter::Counts { .. }) => {}
             News::RouterLost(life) => {
                 if self.pids.values().any(|living| *living == life) && !self.stopping {
                     // It keeps its table meanwhile.
