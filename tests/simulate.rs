@@ -18,6 +18,10 @@
 //! - Orders taken after shutdown: "must be refused".
 //! - `(Draining, Tick)` that waits for ever for a drain: "is not ready" or "time stands still".
 //! - A pending order that is dropped when its unit is removed: "never answered".
+//! - `may_be_released` that does not look at the batch: "signalled while its batch".
+//! - `advance` that gives a rolling order at once: "before it was its turn".
+//! - `unlisten_at` that knows no Waiting, or no Failed: "held for".
+//! - `stop_there` that leaves the rest of an order: "started after shutdown".
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -56,13 +60,14 @@ impl Random {
 
 fn spec(name: &str, needs: &[(&str, When)], stage: u8, routed: bool) -> Spec {
     let needs = needs.iter().map(|(name, when)| (UnitName::new(*name), *when)).collect();
-    Spec { name: UnitName::new(name), needs, stage, routed }
+    Spec { name: UnitName::new(name), needs, stage, routed, inherits: (1..3).contains(&stage) }
 }
 
 fn specs(workers: u64) -> Vec<Spec> {
     let services = [("postgres", When::ReadyNow), ("redis", When::ReadyNow)];
     let mut all = vec![spec("postgres", &[], 0, false), spec("redis", &[], 0, false)];
-    all.push(spec("main", &services, 1, true));
+    all.push(spec("forkserver", &[], 0, false));
+    all.push(spec("main", &[services[0], services[1], ("forkserver", When::Settled)], 1, true));
     for index in 1..=workers {
         let needs = [services[0], services[1], ("main", When::ReadyOnce)];
         all.push(spec(&format!("generic-{index}"), &needs, 2, index != 1));
@@ -89,6 +94,16 @@ struct World {
     ever_ready: BTreeSet<UnitName>,
     core_thinks_ready: BTreeSet<UnitName>,
     routed: BTreeMap<UnitName, Life>,
+    /// Whom the router was asked to drain, until when.
+    draining: BTreeMap<Life, Time>,
+    /// The last order that concerns each unit, where all of it happens at once.
+    together: BTreeMap<UnitName, Ticket>,
+    /// Units whose last order takes one after the other.
+    rolling: BTreeSet<UnitName>,
+    /// What rolling orders still have to do, in order.
+    ahead: BTreeMap<Ticket, Vec<UnitName>>,
+    /// Units whose sockets are held, and since when they have no process.
+    bound: BTreeMap<UnitName, Option<Time>>,
     /// When each piece of news arrives, and a number that keeps equal times apart.
     news: BTreeMap<(Time, u64), Input>,
     sent: u64,
@@ -119,6 +134,11 @@ impl World {
             ever_ready: BTreeSet::new(),
             core_thinks_ready: BTreeSet::new(),
             routed: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            together: BTreeMap::new(),
+            rolling: BTreeSet::new(),
+            ahead: BTreeMap::new(),
+            bound: BTreeMap::new(),
             news: BTreeMap::new(),
             sent: 0,
             specs: specs(3),
@@ -143,7 +163,12 @@ impl World {
         let _ = writeln!(self.transcript, "{} {input:?}", self.now.0);
         match &input {
             Input::Exited { life, .. } | Input::StartFailed(life, _) => {
-                self.processes.remove(life);
+                if self.processes.remove(life).is_some()
+                    && let Some(away) = self.bound.get_mut(&life.unit)
+                {
+                    *away = Some(self.now);
+                }
+                self.draining.remove(life);
                 // Only news of the process that the core has in mind may change what it thinks.
                 self.core_thinks_ready.remove(&life.unit);
             }
@@ -151,7 +176,10 @@ impl World {
                 self.ever_ready.insert(life.unit.clone());
                 self.core_thinks_ready.insert(life.unit.clone());
             }
-            Input::Ready(_) | Input::Drained(_) | Input::Desire(_) | Input::Order(..) | Input::Shutdown => {}
+            Input::Drained(life) => {
+                self.draining.remove(life);
+            }
+            Input::Ready(_) | Input::Desire(_) | Input::Order(..) | Input::Shutdown => {}
         }
         self.core.handle(input, self.now);
         self.obey();
@@ -181,12 +209,26 @@ impl World {
                 }
                 Effect::Drain(life) => {
                     assert_eq!(self.routed.get(&life.unit), Some(&life), "drained though not routed");
+                    self.watch_turn(&life.unit);
+                    self.draining.insert(life.clone(), self.now.after(POLICY.drain_timeout));
                     if !(self.faults && self.random.chance(20)) {
                         let delay = self.random.below(15_000);
                         self.send(delay, Input::Drained(life));
                     }
                 }
+                Effect::Unlisten(unit) => {
+                    assert!(self.bound.remove(&unit).is_some(), "{unit} has no sockets to close");
+                    let lives = self.processes.keys().find(|life| life.unit == unit);
+                    assert!(lives.is_none(), "the sockets of {} closed", lives.unwrap());
+                }
+                Effect::Reached(ticket, unit) => {
+                    assert!(self.open.contains(&ticket), "{ticket:?} goes on after its answer");
+                    if let Some(ahead) = self.ahead.get_mut(&ticket) {
+                        ahead.retain(|other| *other != unit);
+                    }
+                }
                 Effect::Reply(ticket, outcome) => {
+                    self.ahead.remove(&ticket);
                     assert!(self.open.remove(&ticket), "{ticket:?} answered twice");
                     assert!(self.ordered || outcome == Outcome::Done);
                 }
@@ -194,6 +236,7 @@ impl World {
                     assert!(!self.processes.keys().any(|life| life.unit == unit), "{unit} forgotten alive");
                     self.ever_ready.remove(&unit);
                     self.stopped.remove(&unit);
+                    self.bound.remove(&unit);
                 }
                 Effect::Finished => {
                     assert!(self.processes.is_empty(), "finished before {:?}", self.processes.keys());
@@ -204,6 +247,26 @@ impl World {
         for life in self.routed.values() {
             assert!(self.processes.contains_key(life), "{life} routed though dead");
         }
+        for (unit, away) in &self.bound {
+            let away = away.map_or(0, |since| self.now.since(since));
+            assert!(away <= 30_000, "the sockets of {unit} are held for {away} ms");
+        }
+    }
+
+    /// A rolling order takes a unit down only when all before it are done.
+    fn watch_turn(&self, unit: &UnitName) {
+        let turn = self.ahead.values().any(|ahead| ahead.first() == Some(unit));
+        let ordered = !self.rolling.contains(unit) || self.stopped.contains(unit);
+        assert!(turn || ordered, "{unit} goes down before it was its turn");
+    }
+
+    /// Who stops together lets each other finish first.
+    fn watch_batch(&self, unit: &UnitName) {
+        let Some(ticket) = self.together.get(unit) else { return };
+        let loud = self.draining.iter().find(|(life, until)| {
+            self.together.get(&life.unit) == Some(ticket) && life.unit != *unit && self.now < **until
+        });
+        assert!(loud.is_none(), "{unit} signalled while its batch is busy: {}", loud.unwrap().0);
     }
 
     fn start(&mut self, life: Life) {
@@ -215,10 +278,22 @@ impl World {
             let met = match when {
                 When::ReadyNow => self.core_thinks_ready.contains(need),
                 When::ReadyOnce => self.ever_ready.contains(need),
+                When::Settled => {
+                    self.stopped.contains(need)
+                        || self.core.status().iter().any(|unit| {
+                            unit.name == *need && matches!(unit.state, "ready" | "backoff" | "failed")
+                        })
+                }
             };
             assert!(met, "{life} started before {need} was ready");
         }
         self.watch_rate(&life.unit);
+        if self.rolling.contains(&life.unit) {
+            self.stopped.remove(&life.unit);
+        }
+        if self.specs.iter().any(|spec| spec.name == life.unit && spec.inherits) {
+            self.bound.insert(life.unit.clone(), None);
+        }
         self.processes.insert(life.clone(), Process::Alive);
         if let Some((unit, after_ready)) = &self.cursed
             && *unit == life.unit
@@ -265,10 +340,14 @@ impl World {
         let process = self.processes.get(life);
         assert!(process.is_some(), "{life} signalled though its end is known");
         assert_ne!(self.routed.get(&life.unit), Some(life), "{life} signalled while routed");
-        self.core_thinks_ready.remove(&life.unit);
-        if self.shutting_down && matches!(life.unit.as_str(), "postgres" | "redis") {
-            let others =
-                self.processes.keys().find(|other| !matches!(other.unit.as_str(), "postgres" | "redis"));
+        // One that was not ready yet has nobody whom it could still help.
+        if self.core_thinks_ready.remove(&life.unit) && ending == Ending::Terminate {
+            self.watch_batch(&life.unit);
+        }
+        self.draining.remove(life);
+        let service = |life: &Life| matches!(life.unit.as_str(), "postgres" | "redis" | "forkserver");
+        if self.shutting_down && service(life) {
+            let others = self.processes.keys().find(|other| !service(other));
             assert!(others.is_none(), "{} outlived by {}", life.unit, others.unwrap());
         }
         match ending {
@@ -292,6 +371,10 @@ impl World {
             11 if self.ordered => {
                 self.specs = specs(1 + self.random.below(4));
                 let specs = self.specs.clone();
+                // What is removed goes down out of its turn.
+                let stays = |unit: &UnitName| specs.iter().any(|spec| spec.name == *unit);
+                self.rolling.retain(|unit| stays(unit));
+                self.together.retain(|unit, _| stays(unit));
                 self.tell(Input::Desire(specs));
             }
             12 => {
@@ -310,20 +393,47 @@ impl World {
     }
 
     fn give_order(&mut self) {
-        let unit = self.specs[self.random.below(self.specs.len() as u64) as usize].name.clone();
-        let verb = [Verb::Start, Verb::Stop, Verb::Restart][self.random.below(3) as usize];
-        if verb == Verb::Stop {
-            self.stopped.insert(unit.clone());
+        let mut units: Vec<UnitName> = self.specs.iter().map(|spec| spec.name.clone()).collect();
+        if self.random.chance(70) {
+            units = vec![units[self.random.below(units.len() as u64) as usize].clone()];
         } else {
-            self.stopped.remove(&unit);
+            units.retain(|_| self.random.chance(50));
         }
-        self.order(verb, vec![unit]);
+        let verbs =
+            [Verb::Start, Verb::Stop, Verb::Restart { at_once: true }, Verb::Restart { at_once: false }];
+        let verb = verbs[self.random.below(4) as usize];
+        self.order(verb, units);
     }
 
     fn order(&mut self, verb: Verb, units: Vec<UnitName>) {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.open.insert(ticket);
+        for unit in &units {
+            self.together.remove(unit);
+            self.rolling.remove(unit);
+            match verb {
+                Verb::Stop => {
+                    self.stopped.insert(unit.clone());
+                }
+                Verb::Start => {
+                    self.stopped.remove(unit);
+                }
+                Verb::Restart { at_once: true } => {
+                    self.together.insert(unit.clone(), ticket);
+                    self.stopped.remove(unit);
+                }
+                Verb::Restart { at_once: false } => {
+                    self.rolling.insert(unit.clone());
+                }
+            }
+        }
+        if verb == Verb::Stop {
+            self.ahead.values_mut().for_each(|ahead| ahead.retain(|unit| !units.contains(unit)));
+        }
+        if verb == (Verb::Restart { at_once: false }) {
+            self.ahead.insert(ticket, units.clone());
+        }
         self.tell(Input::Order(ticket, verb, units));
     }
 
@@ -385,7 +495,7 @@ impl World {
         world.tell(Input::Shutdown);
         world.pass(1);
         world.ordered = true;
-        world.order(Verb::Restart, vec![UnitName::main()]);
+        world.order(Verb::Restart { at_once: true }, vec![UnitName::main()]);
         assert!(world.open.is_empty(), "an order after shutdown must be refused");
         world.pass(600_000);
         assert!(world.processes.is_empty(), "left behind: {:?}", world.processes.keys());

@@ -69,7 +69,7 @@ async fn respond(
         (&Method::POST, "/v1/reload") => answer(ask(commands, Command::Reload).await),
         (&Method::POST, "/v1/start") => order(request, Verb::Start, commands).await,
         (&Method::POST, "/v1/stop") => order(request, Verb::Stop, commands).await,
-        (&Method::POST, "/v1/restart") => order(request, Verb::Restart, commands).await,
+        (&Method::POST, "/v1/restart") => order(request, Verb::Restart { at_once: false }, commands).await,
         (&Method::GET, path) if path.starts_with("/v1/logs/") => {
             let unit = UnitName::new(path.trim_start_matches("/v1/logs/"));
             logs::respond(&unit, request.uri().query().unwrap_or_default(), layout).await

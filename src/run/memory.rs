@@ -23,7 +23,7 @@ impl Driver {
     pub(super) fn recycle(&mut self) {
         for unit in self.outgrown() {
             self.tickets += 1;
-            self.input(Input::Order(Ticket(self.tickets), Verb::Restart, vec![unit]));
+            self.input(Input::Order(Ticket(self.tickets), Verb::Restart { at_once: false }, vec![unit]));
         }
     }
 

@@ -302,6 +302,7 @@ impl Driver {
                 Effect::Drain(life) => self.drain(life),
                 Effect::Reply(ticket, outcome) => self.reply(ticket, outcome),
                 Effect::Forget(unit) => self.forget(&unit),
+                Effect::Unlisten(_) | Effect::Reached(..) => {}
                 Effect::Finished => self.finished = true,
             }
         }
@@ -458,7 +459,13 @@ fn specs(topology: &Topology) -> Vec<Spec> {
             }
             Role::Router => (Vec::new(), 3),
         };
-        Spec { name: unit.name.clone(), needs, stage, routed: unit.client_socket.is_some() }
+        Spec {
+            name: unit.name.clone(),
+            needs,
+            stage,
+            routed: unit.client_socket.is_some(),
+            inherits: unit.role.is_synapse(),
+        }
     };
     topology.units.iter().map(spec).collect()
 }

@@ -69,7 +69,7 @@ impl Driver {
         let done = match verb {
             Verb::Start => "running",
             Verb::Stop => "stopped",
-            Verb::Restart => "restarted",
+            Verb::Restart { .. } => "restarted",
         };
         self.replies.insert(ticket, (reply, format!("{done}: {}", names.join(", "))));
         self.input(Input::Order(ticket, verb, units));

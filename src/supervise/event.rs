@@ -57,6 +57,8 @@ pub enum When {
     ReadyNow,
     /// It has been READY at least once: a worker needs main's schema, not main's company.
     ReadyOnce,
+    /// It is READY, or will not be soon: its help is welcome, and there is another way without it.
+    Settled,
 }
 
 /// What the core must know of a unit.
@@ -68,6 +70,8 @@ pub struct Spec {
     pub stage: u8,
     /// Whether requests are routed to it, so that it is drained before it stops.
     pub routed: bool,
+    /// Whether its listening sockets are held for it while it is away.
+    pub inherits: bool,
 }
 
 /// Names an order, so that its answer finds who gave it.
@@ -79,7 +83,10 @@ pub struct Ticket(pub u64);
 pub enum Verb {
     Start,
     Stop,
-    Restart,
+    /// One after the other, each once the last is READY again, or all in one batch.
+    Restart {
+        at_once: bool,
+    },
 }
 
 /// Shell to core.
@@ -129,6 +136,10 @@ pub enum Effect {
     Withdraw(UnitName),
     /// Send it nothing new and say when nothing is in flight.
     Drain(Life),
+    /// Close and remove its sockets: who calls it shall be refused at once rather than wait for nobody.
+    Unlisten(UnitName),
+    /// What an order wants of this unit has come about.
+    Reached(Ticket, UnitName),
     Reply(Ticket, Outcome),
     /// The unit is gone for good; what is kept of it may be dropped.
     Forget(UnitName),

@@ -65,6 +65,8 @@ pub struct Supervisor {
     units: BTreeMap<UnitName, Unit>,
     pending: Vec<Pending>,
     effects: VecDeque<Effect>,
+    /// How many batches there have been.
+    batches: u64,
     random: u64,
     shutting_down: bool,
     finished: bool,
@@ -78,6 +80,7 @@ impl Supervisor {
             units: BTreeMap::new(),
             pending: Vec::new(),
             effects: VecDeque::new(),
+            batches: 0,
             random: seed,
             shutting_down: false,
             finished: false,
@@ -98,8 +101,11 @@ impl Supervisor {
             Input::Drained(life) => self.step(&life, Event::Drained, now),
             Input::Shutdown => {
                 self.shutting_down = true;
+                self.batches += 1;
+                self.pending.iter_mut().for_each(Pending::stop_there);
                 for unit in self.units.values_mut() {
                     unit.wanted = false;
+                    unit.batch = self.batches;
                 }
             }
         }
@@ -159,10 +165,12 @@ impl Supervisor {
         if self.shutting_down {
             return;
         }
+        self.batches += 1;
         for unit in self.units.values_mut() {
             if !specs.iter().any(|spec| spec.name == unit.spec.name) {
                 unit.wanted = false;
                 unit.leaving = true;
+                unit.batch = self.batches;
             }
         }
         for spec in specs {
@@ -193,29 +201,41 @@ impl Supervisor {
             self.reply(ticket, Outcome::Failed(text));
             return;
         }
-        let mut goals = Vec::new();
-        for name in names {
-            let Some(unit) = self.units.get_mut(&name) else { continue };
-            let goal = order::give(unit, verb);
-            goals.push((name, goal));
+        if verb == Verb::Stop {
+            self.pending.iter_mut().for_each(|pending| pending.leave_out(&names));
         }
-        self.pending.push(Pending { ticket, goals });
+        self.pending.push(Pending::new(ticket, verb, names));
     }
 
     /// Brings every unit as far as it can go now, then answers the orders that are done.
     fn settle(&mut self, now: Time) {
-        // A step can only open the way for units of another stage, so this ends after a few rounds.
-        while self.settle_once(now) {}
-        let units = &self.units;
-        let mut answered = Vec::new();
+        loop {
+            self.batches += 1;
+            let (batch, units, effects) = (self.batches, &mut self.units, &mut self.effects);
+            let given = self
+                .pending
+                .iter_mut()
+                .fold(false, |given, pending| given | pending.advance(units, batch, effects));
+            // A step can only open the way for units of another stage, so this ends after a few rounds.
+            let mut moved = false;
+            while self.settle_once(now) {
+                moved = true;
+            }
+            if !given && !moved {
+                break;
+            }
+        }
+        let (units, effects) = (&self.units, &mut self.effects);
         self.pending.retain(|pending| match pending.outcome(units) {
-            Some(outcome) => {
-                answered.push(Effect::Reply(pending.ticket, outcome));
+            Some(reply) => {
+                effects.push_back(reply);
                 false
             }
             None => true,
         });
-        self.effects.extend(answered);
+        for unit in self.units.values_mut() {
+            unit.unlisten(now, &mut self.effects);
+        }
         if self.shutting_down && !self.finished && self.units.values().all(|unit| unit.state == State::Down) {
             self.finished = true;
             self.effects.push_back(Effect::Finished);
@@ -225,12 +245,11 @@ impl Supervisor {
     /// Whether anything changed.
     fn settle_once(&mut self, now: Time) -> bool {
         let mut changed = false;
-        let top = self.units.values().filter(|unit| unit.falling()).map(|unit| unit.spec.stage).max();
         for name in self.names() {
             let Some(unit) = self.units.get(&name) else { continue };
             let before = unit.state;
             if unit.falling() {
-                if !unit.alive() || Some(unit.spec.stage) == top {
+                if !unit.alive() || self.may_fall(unit) {
                     self.step_unit(&name, Event::Stop, now);
                 }
             } else if unit.leaving {
@@ -250,7 +269,29 @@ impl Supervisor {
             }
             changed |= self.units.get(&name).is_some_and(|unit| unit.state != before);
         }
+        for name in self.names() {
+            if self.units.get(&name).is_some_and(|unit| self.may_be_released(unit)) {
+                self.step_unit(&name, Event::Release, now);
+                changed = true;
+            }
+        }
         changed
+    }
+
+    /// Whether a unit's turn to stop has come. What stops for good goes down in stages. What restarts goes down together,
+    /// but for services, which outlast those that use them.
+    fn may_fall(&self, unit: &Unit) -> bool {
+        let mut above =
+            self.units.values().filter(|other| other.falling() && other.spec.stage > unit.spec.stage);
+        unit.wanted && unit.spec.stage > 0 || above.next().is_none()
+    }
+
+    /// Whether a unit is quiet, and so is everybody who was asked to stop with it.
+    fn may_be_released(&self, unit: &Unit) -> bool {
+        let loud = |other: &Unit| {
+            other.batch == unit.batch && matches!(other.state, State::Draining { quiet: false, .. })
+        };
+        matches!(unit.state, State::Draining { quiet: true, .. }) && !self.units.values().any(loud)
     }
 
     /// What a unit needs that is not there.
@@ -263,6 +304,7 @@ impl Supervisor {
                 self.units.get(name).is_some_and(|needed| match when {
                     When::ReadyNow => needed.state != State::Ready,
                     When::ReadyOnce => !needed.ever_ready,
+                    When::Settled => needed.wanted && !needed.settled(),
                 })
             })
             .map(|(name, _)| name.clone())

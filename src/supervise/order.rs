@@ -1,10 +1,12 @@
 //! An administrator's order and when it counts as carried out.
 
 use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
 use crate::topology::UnitName;
 use crate::wire::Incarnation;
 
+use super::event::Effect;
 use super::event::Outcome;
 use super::event::Ticket;
 use super::event::Verb;
@@ -22,19 +24,27 @@ pub(super) enum Goal {
 /// An order that is not answered yet.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
-    pub(super) ticket: Ticket,
-    pub(super) goals: Vec<(UnitName, Goal)>,
+    ticket: Ticket,
+    verb: Verb,
+    /// What of it was given so far, and whether it was told that the goal is reached.
+    goals: Vec<(UnitName, Goal, bool)>,
+    /// Units that it goes on with, one at a time.
+    rest: VecDeque<UnitName>,
 }
 
 /// Marks a unit with what was ordered.
-pub(super) fn give(unit: &mut Unit, verb: Verb) -> Goal {
+fn give(unit: &mut Unit, verb: Verb, batch: u64) -> Goal {
     let next = Incarnation(unit.incarnation.0 + 1);
+    // One that goes down in company already stays in it, unless it is to go down with others now.
+    if verb != (Verb::Restart { at_once: false }) || !matches!(unit.state, State::Draining { .. }) {
+        unit.batch = batch;
+    }
     match verb {
         Verb::Stop => {
             unit.wanted = false;
             Goal::Down
         }
-        Verb::Restart => {
+        Verb::Restart { .. } => {
             unit.pardon();
             unit.wanted = true;
             unit.replace = unit.state != State::Down;
@@ -55,16 +65,71 @@ pub(super) fn give(unit: &mut Unit, verb: Verb) -> Goal {
 }
 
 impl Pending {
-    /// The answer, once there is one.
-    pub(super) fn outcome(&self, units: &BTreeMap<UnitName, Unit>) -> Option<Outcome> {
-        let mut done = true;
-        for (name, goal) in &self.goals {
-            match reached(name, *goal, units.get(name)) {
-                Ok(reached) => done &= reached,
-                Err(why) => return Some(Outcome::Failed(why)),
+    pub(super) fn new(ticket: Ticket, verb: Verb, units: Vec<UnitName>) -> Self {
+        Self { ticket, verb, goals: Vec::new(), rest: units.into() }
+    }
+
+    /// Gives nothing more.
+    pub(super) fn stop_there(&mut self) {
+        self.rest.clear();
+    }
+
+    /// Leaves out units that a later order stops.
+    pub(super) fn leave_out(&mut self, units: &[UnitName]) {
+        self.rest.retain(|unit| !units.contains(unit));
+    }
+
+    /// Gives what of the order is due: everything, or the next unit once all before it have reached their goal.
+    /// Says whether something was given.
+    pub(super) fn advance(
+        &mut self,
+        units: &mut BTreeMap<UnitName, Unit>,
+        batch: u64,
+        effects: &mut VecDeque<Effect>,
+    ) -> bool {
+        for (name, goal, told) in &mut self.goals {
+            if !*told && reached(name, *goal, units.get(name)) == Ok(true) {
+                *told = true;
+                effects.push_back(Effect::Reached(self.ticket, name.clone()));
             }
         }
-        done.then_some(Outcome::Done)
+        let together = match self.verb {
+            Verb::Start | Verb::Stop | Verb::Restart { at_once: true } => true,
+            Verb::Restart { at_once: false } => false,
+        };
+        let due = match (together, self.goals.iter().all(|(_, _, told)| *told)) {
+            (true, _) => self.rest.len(),
+            (false, true) => 1,
+            (false, false) => 0,
+        };
+        let due = self.rest.drain(..due.min(self.rest.len())).collect::<Vec<_>>();
+        for name in &due {
+            // One that was removed meanwhile has nothing to reach.
+            if let Some(unit) = units.get_mut(name) {
+                self.goals.push((name.clone(), give(unit, self.verb, batch), false));
+            }
+        }
+        !due.is_empty()
+    }
+
+    /// The answer, once there is one.
+    pub(super) fn outcome(&self, units: &BTreeMap<UnitName, Unit>) -> Option<Effect> {
+        let mut done = self.rest.is_empty();
+        for (name, goal, _) in &self.goals {
+            match reached(name, *goal, units.get(name)) {
+                Ok(reached) => done &= reached,
+                Err(why) => return Some(Effect::Reply(self.ticket, Outcome::Failed(self.and_the_rest(why)))),
+            }
+        }
+        done.then_some(Effect::Reply(self.ticket, Outcome::Done))
+    }
+
+    fn and_the_rest(&self, why: String) -> String {
+        if self.rest.is_empty() {
+            return why;
+        }
+        let rest: Vec<&str> = self.rest.iter().map(UnitName::as_str).collect();
+        format!("{why}\n  left as they were: {}", rest.join(", "))
     }
 }
 

@@ -23,9 +23,11 @@ pub(super) enum State {
     /// A process exists that has not said READY.
     Starting,
     Ready,
-    /// Asked to stop; requests in flight may finish until then.
+    /// Asked to stop; requests in flight may finish until then. Once it is quiet it waits for the rest of its batch,
+    /// whose last requests may need it.
     Draining {
         until: Time,
+        quiet: bool,
     },
     /// SIGTERM sent; SIGKILL follows then.
     Stopping {
@@ -43,6 +45,18 @@ pub(super) enum State {
     },
 }
 
+impl State {
+    /// Whether a process may exist.
+    const fn alive(self) -> bool {
+        match self {
+            Self::Starting | Self::Ready | Self::Draining { .. } | Self::Stopping { .. } | Self::Killing => {
+                true
+            }
+            Self::Down | Self::Waiting | Self::Backoff { .. } | Self::Failed { .. } => false,
+        }
+    }
+}
+
 /// What can happen to a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
@@ -54,6 +68,8 @@ pub(super) enum Event {
     /// Its process ended or could not be started.
     Ended(String),
     Drained,
+    /// Every unit of its batch is quiet.
+    Release,
     /// Time passed.
     Tick,
 }
@@ -78,8 +94,18 @@ pub(super) struct Unit {
     pub(super) stillborn: Option<Incarnation>,
     /// How often it ended unasked.
     pub(super) restarts: u32,
+    /// Units that were asked to stop together.
+    pub(super) batch: u64,
+    /// Whether its sockets are held.
+    bound: bool,
+    /// When its last process ended.
+    ended: Time,
     backoff: Backoff,
 }
+
+/// A socket is held only while somebody is due back this soon, in milliseconds: a caller that gave up leaves its request
+/// behind, and the next process would carry it out once more.
+const HELD: u64 = 30_000;
 
 impl Unit {
     pub(super) fn new(spec: Spec, now: Time) -> Self {
@@ -95,6 +121,9 @@ impl Unit {
             reason: None,
             stillborn: None,
             restarts: 0,
+            batch: 0,
+            bound: false,
+            ended: now,
             backoff: Backoff::default(),
         }
     }
@@ -108,26 +137,63 @@ impl Unit {
         (!self.wanted || self.replace) && self.state != State::Down
     }
 
-    /// Whether a process of it may exist.
     pub(super) const fn alive(&self) -> bool {
+        self.state.alive()
+    }
+
+    /// Whether it is READY, or will not be soon.
+    pub(super) const fn settled(&self) -> bool {
         match self.state {
-            State::Starting
-            | State::Ready
+            State::Ready | State::Backoff { .. } | State::Failed { .. } => true,
+            State::Down
+            | State::Waiting
+            | State::Starting
             | State::Draining { .. }
             | State::Stopping { .. }
-            | State::Killing => true,
-            State::Down | State::Waiting | State::Backoff { .. } | State::Failed { .. } => false,
+            | State::Killing => false,
         }
     }
 
-    /// When [`Event::Tick`] would change something.
-    pub(super) const fn deadline(&self) -> Option<Time> {
-        match self.state {
-            State::Draining { until }
+    /// When time alone would change something.
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let state = match self.state {
+            State::Draining { until, quiet: false }
             | State::Stopping { until }
             | State::Backoff { until }
             | State::Failed { until } => Some(until),
-            State::Down | State::Waiting | State::Starting | State::Ready | State::Killing => None,
+            State::Draining { quiet: true, .. }
+            | State::Down
+            | State::Waiting
+            | State::Starting
+            | State::Ready
+            | State::Killing => None,
+        };
+        state.into_iter().chain(self.unlisten_at()).min()
+    }
+
+    /// When its sockets are to be closed, if they are held.
+    fn unlisten_at(&self) -> Option<Time> {
+        let overdue = self.ended.after(HELD);
+        match self.state {
+            State::Down if !self.wanted => Some(self.ended),
+            State::Down | State::Waiting => Some(overdue),
+            State::Failed { .. } => Some(self.ended),
+            State::Backoff { until } if until > overdue => Some(self.ended),
+            State::Backoff { .. }
+            | State::Starting
+            | State::Ready
+            | State::Draining { .. }
+            | State::Stopping { .. }
+            | State::Killing => None,
+        }
+        .filter(|_| self.bound)
+    }
+
+    /// Lets go of its sockets when nobody is due back for them.
+    pub(super) fn unlisten(&mut self, now: Time, effects: &mut VecDeque<Effect>) {
+        if self.unlisten_at().is_some_and(|at| now >= at) {
+            self.bound = false;
+            effects.push_back(Effect::Unlisten(self.spec.name.clone()));
         }
     }
 
@@ -148,13 +214,17 @@ impl Unit {
     ) {
         let next = match (self.state, event) {
             (State::Down, Event::Go) => self.start(effects),
-            (State::Down, Event::Stop | Event::Ready | Event::Ended(_) | Event::Drained | Event::Tick) => {
-                State::Down
-            }
+            (
+                State::Down,
+                Event::Stop | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
+            ) => State::Down,
 
             (State::Waiting, Event::Go) => self.start(effects),
             (State::Waiting, Event::Stop) => State::Down,
-            (State::Waiting, Event::Ready | Event::Ended(_) | Event::Drained | Event::Tick) => State::Waiting,
+            (
+                State::Waiting,
+                Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
+            ) => State::Waiting,
 
             (State::Starting, Event::Ready) => {
                 self.ever_ready = true;
@@ -170,28 +240,28 @@ impl Unit {
                 self.ended_unasked(reason);
                 after(self.backoff.ended_before_ready(now, jitter))
             }
-            (State::Starting, Event::Go | Event::Drained | Event::Tick) => State::Starting,
+            (State::Starting, Event::Go | Event::Drained | Event::Release | Event::Tick) => State::Starting,
 
             (State::Ready, Event::Stop) => {
                 if self.spec.routed {
                     effects.push_back(Effect::Drain(self.life()));
-                    State::Draining { until: now.after(policy.drain_timeout) }
-                } else {
-                    self.terminate(now, policy, effects)
                 }
+                State::Draining { until: now.after(policy.drain_timeout), quiet: !self.spec.routed }
             }
             (State::Ready, Event::Ended(reason)) => {
                 self.withdraw(effects);
                 self.ended_unasked(reason);
                 after(self.backoff.ended_after_ready(self.since, now, jitter))
             }
-            (State::Ready, Event::Go | Event::Ready | Event::Drained | Event::Tick) => State::Ready,
-
-            (State::Draining { .. }, Event::Drained) => {
-                self.withdraw(effects);
-                self.terminate(now, policy, effects)
+            (State::Ready, Event::Go | Event::Ready | Event::Drained | Event::Release | Event::Tick) => {
+                State::Ready
             }
-            (State::Draining { until }, Event::Tick) if now >= until => {
+
+            (State::Draining { until, .. }, Event::Drained) => State::Draining { until, quiet: true },
+            (State::Draining { until, .. }, Event::Tick) if now >= until => {
+                State::Draining { until, quiet: true }
+            }
+            (State::Draining { quiet: true, .. }, Event::Release) => {
                 self.withdraw(effects);
                 self.terminate(now, policy, effects)
             }
@@ -199,7 +269,10 @@ impl Unit {
                 self.withdraw(effects);
                 State::Down
             }
-            (state @ State::Draining { .. }, Event::Go | Event::Stop | Event::Ready | Event::Tick) => state,
+            (
+                state @ State::Draining { .. },
+                Event::Go | Event::Stop | Event::Ready | Event::Release | Event::Tick,
+            ) => state,
 
             (State::Stopping { until }, Event::Tick) if now >= until => {
                 effects.push_back(Effect::Signal(self.life(), Ending::Kill));
@@ -208,13 +281,14 @@ impl Unit {
             (State::Stopping { .. }, Event::Ended(_)) => State::Down,
             (
                 state @ State::Stopping { .. },
-                Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Tick,
+                Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
             ) => state,
 
             (State::Killing, Event::Ended(_)) => State::Down,
-            (State::Killing, Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Tick) => {
-                State::Killing
-            }
+            (
+                State::Killing,
+                Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
+            ) => State::Killing,
 
             (State::Backoff { until } | State::Failed { until }, Event::Tick) if now >= until => {
                 State::Waiting
@@ -222,9 +296,12 @@ impl Unit {
             (State::Backoff { .. } | State::Failed { .. }, Event::Stop) => State::Down,
             (
                 state @ (State::Backoff { .. } | State::Failed { .. }),
-                Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Tick,
+                Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
             ) => state,
         };
+        if self.alive() && !next.alive() {
+            self.ended = now;
+        }
         if next != self.state {
             self.state = next;
             self.since = now;
@@ -235,6 +312,7 @@ impl Unit {
     }
 
     fn start(&mut self, effects: &mut VecDeque<Effect>) -> State {
+        self.bound = self.spec.inherits;
         self.incarnation = Incarnation(self.incarnation.0 + 1);
         effects.push_back(Effect::Start(self.life()));
         State::Starting
