@@ -13,6 +13,7 @@ pub mod wire;
 // Shell: everything that touches the machine.
 pub mod cli;
 pub mod control;
+pub mod forkserver;
 pub mod host;
 pub mod observe;
 pub mod router;

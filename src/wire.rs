@@ -45,6 +45,20 @@ pub struct Counts {
     pub cut: u64,
 }
 
+impl Counts {
+    /// What came since.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            parked: self.parked.saturating_sub(earlier.parked),
+            longest_ms: self.longest_ms,
+            replayed: self.replayed.saturating_sub(earlier.replayed),
+            taken_back: self.taken_back.saturating_sub(earlier.taken_back),
+            cut: self.cut.saturating_sub(earlier.cut),
+        }
+    }
+}
+
 /// What the router must know of each listener it inherited, in the order of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerSettings {
@@ -105,6 +119,21 @@ pub struct UnitReport {
     pub since_ms: u64,
     /// Why it is not ready, or why it last ended.
     pub reason: Option<String>,
+    /// How its process was made; none where it has no process of Synapse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Made>,
+}
+
+/// How a process of Synapse was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Made {
+    /// By the fork server.
+    Forked,
+    /// By an interpreter of its own, with inherited sockets and a graceful stop: the fork server was not there.
+    Executed,
+    /// As Synapse's documentation has it, without either: this Synapse is not one that the bootstrap knows.
+    Plain,
 }
 
 /// Body of `POST /v1/start`, `/v1/stop` and `/v1/restart`.
@@ -116,6 +145,34 @@ pub struct OrderRequest {
     /// Every Synapse process: main and the workers.
     #[serde(default)]
     pub all: bool,
+    /// Restart all of them together rather than one after the other.
+    #[serde(default)]
+    pub at_once: bool,
+    /// Answer with one JSON value a line: an [`OrderNews`] for each unit that is done, and one for the whole.
+    #[serde(default)]
+    pub progress: bool,
+}
+
+/// A line of the answer to an order with `progress`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderNews {
+    Reached(UnitSummary),
+    Answer(Answer),
+}
+
+/// What an order did to one unit, and what that cost its clients.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitSummary {
+    pub unit: UnitName,
+    /// From the moment when it got no new requests to its end, in milliseconds.
+    pub stop_ms: Option<u64>,
+    /// From the start of the new process to READY, in milliseconds.
+    pub start_ms: Option<u64>,
+    /// How long nobody was there to take new requests, in milliseconds.
+    pub gap_ms: Option<u64>,
+    #[serde(flatten)]
+    pub counts: Counts,
 }
 
 /// The answer to whatever is not a report.
@@ -124,4 +181,17 @@ pub struct Answer {
     pub ok: bool,
     /// What happened, and where `ok` is false what to do.
     pub message: String,
+    /// What an order did, unit by unit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub units: Vec<UnitSummary>,
+}
+
+impl Answer {
+    pub fn done(message: impl Into<String>) -> Self {
+        Self { ok: true, message: message.into(), units: Vec::new() }
+    }
+
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { ok: false, message: message.into(), units: Vec::new() }
+    }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 const PURE: [&str; 6] = ["supervise", "wire", "render", "route", "topology", "config"];
 
 /// The shell; a module may import what stands below it, and all of the core.
-const SHELL: [&str; 8] = ["main", "cli", "run", "control", "router", "host", "observe", "sys"];
+const SHELL: [&str; 9] = ["main", "cli", "run", "control", "router", "forkserver", "host", "observe", "sys"];
 
 /// What a pure file must not name, since each of them reaches the machine, the clock or the environment.
 const IMPURE: [&str; 18] = [

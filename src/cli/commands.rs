@@ -12,6 +12,7 @@ use crate::host::layout;
 use crate::host::toml;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::StatusReport;
 
@@ -36,6 +37,46 @@ pub(super) fn status(config: &Path, json: bool) -> Exit {
 
 pub(super) fn order(config: &Path, verb: &str, request: OrderRequest) -> Exit {
     tell(config, &format!("/v1/{verb}"), &request)
+}
+
+/// Prints what became of each unit as it comes.
+pub(super) fn restart(config: &Path, request: OrderRequest, json: bool) -> Exit {
+    let ended = with_daemon(config, async |socket| {
+        let mut body = client::send(&socket, Method::POST, "/v1/restart", &request).await?.into_body();
+        let (mut text, mut headed) = (Vec::new(), false);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| ControlError::Broken(error.to_string()))?;
+            text.extend_from_slice(&frame.into_data().unwrap_or_default());
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(OrderNews::Reached(summary)) if !json => {
+                        if !std::mem::replace(&mut headed, true) {
+                            output::line(output::summary_head());
+                        }
+                        output::line(output::summary(&summary));
+                    }
+                    Ok(OrderNews::Reached(_)) => {}
+                    Ok(OrderNews::Answer(answer)) => return Ok(answer),
+                    Err(error) => return Err(ControlError::Broken(error.to_string())),
+                }
+            }
+        }
+        Err(ControlError::Broken("synvisor has stopped meanwhile".to_owned()))
+    });
+    let answer = match ended {
+        Ok(answer) => answer,
+        Err(exit) => return exit,
+    };
+    if json {
+        match serde_json::to_string_pretty(&answer) {
+            Ok(text) => output::line(text),
+            Err(error) => return fail(&error.to_string()),
+        }
+    } else if !answer.ok {
+        return fail(&answer.message);
+    }
+    if answer.ok { Exit::Done } else { Exit::Failed }
 }
 
 pub(super) fn reload(config: &Path) -> Exit {

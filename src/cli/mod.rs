@@ -8,6 +8,7 @@ use clap::Subcommand;
 
 use crate::observe;
 use crate::topology::UnitName;
+use crate::wire::OrderRequest;
 
 mod commands;
 mod config;
@@ -47,7 +48,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the homeserver in the foreground until SIGTERM or Ctrl-C.
-    Supervise,
+    Supervise {
+        /// Leave a mechanism out, to see in a test that it matters.
+        #[arg(long, hide = true, value_parser = ["router", "child", "pool", "forkserver", "bootstrap"])]
+        without: Vec<String>,
+    },
     /// Show every unit and how it is.
     Status {
         /// Print JSON.
@@ -58,8 +63,17 @@ enum Verb {
     Start(Units),
     /// Stop units and wait until they are down.
     Stop(Units),
-    /// Restart units and wait until they are ready again.
-    Restart(Units),
+    /// Restart units, one after the other, and wait until they are ready again.
+    Restart {
+        #[command(flatten)]
+        units: Units,
+        /// Restart all of them together: quicker, and requests wait longer.
+        #[arg(long)]
+        at_once: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Read the configuration again; start and stop the workers that its counts ask for.
     Reload,
     /// Print what a unit wrote.
@@ -146,12 +160,12 @@ pub fn main() -> ExitCode {
     };
     let path = arguments.config;
     let exit = match arguments.verb {
-        Verb::Supervise => {
+        Verb::Supervise { without } => {
             observe::start(
                 std::env::var("SYNVISOR_LOG").ok().as_deref(),
                 std::env::var("JOURNAL_STREAM").is_ok(),
             );
-            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"))
+            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"), without)
         }
         Verb::Router(router) => {
             observe::start(None, false);
@@ -160,7 +174,9 @@ pub fn main() -> ExitCode {
         Verb::Status { json } => commands::status(&path, json),
         Verb::Start(units) => commands::order(&path, "start", units.into()),
         Verb::Stop(units) => commands::order(&path, "stop", units.into()),
-        Verb::Restart(units) => commands::order(&path, "restart", units.into()),
+        Verb::Restart { units, at_once, json } => {
+            commands::restart(&path, OrderRequest { at_once, progress: true, ..units.into() }, json)
+        }
         Verb::Reload => commands::reload(&path),
         Verb::Logs { follow, lines, unit } => commands::logs(&path, &UnitName::new(unit), lines, follow),
         Verb::Route { method, target, user, token_file } => {
@@ -176,8 +192,12 @@ pub fn main() -> ExitCode {
     exit.into()
 }
 
-impl From<Units> for crate::wire::OrderRequest {
+impl From<Units> for OrderRequest {
     fn from(units: Units) -> Self {
-        Self { units: units.units.into_iter().map(UnitName::new).collect(), all: units.all }
+        Self {
+            units: units.units.into_iter().map(UnitName::new).collect(),
+            all: units.all,
+            ..Self::default()
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::io::Write;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
 use crate::wire::UnitReport;
+use crate::wire::UnitSummary;
 
 /// A result, on standard output.
 pub(super) fn line(text: impl Display) {
@@ -74,6 +75,31 @@ pub(super) fn status(report: &StatusReport) -> String {
     text
 }
 
+/// What stands above [`summary`].
+pub(super) fn summary_head() -> String {
+    format!(
+        "{:22}  {:>8}  {:>8}  {:>8}  {:>6}  {:>8}  {:>10}  {:>4}",
+        "RESTARTED", "STOP", "START", "GAP", "PARKED", "REPLAYED", "TAKEN BACK", "CUT"
+    )
+}
+
+/// What a restart did to one unit.
+pub(super) fn summary(summary: &UnitSummary) -> String {
+    let span = |span: Option<u64>| span.map_or_else(|| "-".to_owned(), |millis| format!("{millis} ms"));
+    let counts = &summary.counts;
+    format!(
+        "{:22}  {:>8}  {:>8}  {:>8}  {:>6}  {:>8}  {:>10}  {:>4}",
+        summary.unit,
+        span(summary.stop_ms),
+        span(summary.start_ms),
+        span(summary.gap_ms),
+        counts.parked,
+        counts.replayed,
+        counts.taken_back,
+        counts.cut
+    )
+}
+
 /// Milliseconds as a person says them.
 fn span(millis: u64) -> String {
     let seconds = millis / 1_000;
@@ -102,6 +128,7 @@ mod tests {
             restarts: 0,
             since_ms: 61_000,
             reason: reason.map(str::to_owned),
+            made: None,
         };
         let report = StatusReport {
             version: "1".to_owned(),

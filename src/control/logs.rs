@@ -8,7 +8,6 @@ use http_body_util::BodyExt;
 use hyper::Response;
 use hyper::StatusCode;
 use hyper::body::Bytes;
-use hyper::body::Frame;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncSeekExt;
@@ -18,6 +17,7 @@ use crate::host::layout::Layout;
 use crate::topology::UnitName;
 
 use super::serve::Body;
+use super::serve::Pieces;
 use super::serve::failure;
 
 /// Lines shown when nobody says how many.
@@ -46,21 +46,6 @@ pub(super) async fn respond(unit: &UnitName, query: &str, layout: &Layout) -> Re
     let (sender, receiver) = mpsc::channel(8);
     tokio::spawn(send(path, lines, value("follow") == Some("1"), sender));
     Response::new(Pieces(receiver).boxed())
-}
-
-/// A body made of what a channel brings.
-struct Pieces(mpsc::Receiver<Bytes>);
-
-impl hyper::body::Body for Pieces {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
-    }
 }
 
 /// Sends until the log is at its end, or the reader has left.

@@ -13,6 +13,7 @@ use crate::supervise::Verb;
 use crate::sys::socket;
 use crate::sys::users;
 use crate::wire::Answer;
+use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::StatusReport;
 
@@ -27,7 +28,7 @@ const GROUP: &str = "synvisor";
 #[derive(Debug)]
 pub enum Command {
     Status(oneshot::Sender<StatusReport>),
-    Order(Verb, OrderRequest, oneshot::Sender<Answer>),
+    Order(Verb, OrderRequest, mpsc::UnboundedSender<OrderNews>),
     Reload(oneshot::Sender<Answer>),
 }
 

@@ -1,6 +1,9 @@
 //! One connection to the control socket.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
 
 use http_body_util::BodyExt;
 use http_body_util::Full;
@@ -11,6 +14,7 @@ use hyper::Request;
 use hyper::Response;
 use hyper::StatusCode;
 use hyper::body::Bytes;
+use hyper::body::Frame;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
@@ -24,6 +28,7 @@ use crate::host::layout::Layout;
 use crate::supervise::Verb;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 
 use super::Command;
@@ -33,6 +38,21 @@ use super::logs;
 const LARGEST_BODY: usize = 64 * 1024;
 
 pub(super) type Body = BoxBody<Bytes, Infallible>;
+
+/// A body made of what a channel brings.
+pub(super) struct Pieces(pub(super) mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|piece| piece.map(|piece| Ok(Frame::data(piece))))
+    }
+}
 
 pub(super) async fn connection(
     stream: UnixStream,
@@ -89,13 +109,50 @@ async fn order(request: Request<Incoming>, verb: Verb, commands: &mpsc::Sender<C
         Ok(body) => body.to_bytes(),
         Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string()),
     };
-    match serde_json::from_slice::<OrderRequest>(&body) {
-        Ok(request) => answer(ask(commands, |reply| Command::Order(verb, request, reply)).await),
-        Err(error) => failure(
-            StatusCode::BAD_REQUEST,
-            &format!("the body must be like {{\"units\": [\"generic-1\"]}} or {{\"all\": true}}: {error}"),
-        ),
+    let request = match serde_json::from_slice::<OrderRequest>(&body) {
+        Ok(request) => request,
+        Err(error) => {
+            let expected = "the body must be like {\"units\": [\"generic-1\"]} or {\"all\": true}";
+            return failure(StatusCode::BAD_REQUEST, &format!("{expected}: {error}"));
+        }
+    };
+    let verb = match verb {
+        Verb::Restart { .. } => Verb::Restart { at_once: request.at_once },
+        Verb::Start | Verb::Stop => verb,
+    };
+    let progress = request.progress;
+    let (news_in, mut news) = mpsc::unbounded_channel();
+    if commands.send(Command::Order(verb, request, news_in)).await.is_err() {
+        return stopping();
     }
+    if progress {
+        return lines(news);
+    }
+    while let Some(next) = news.recv().await {
+        if let OrderNews::Answer(end) = next {
+            return answer(Some(end));
+        }
+    }
+    stopping()
+}
+
+/// A JSON value a line, as they come.
+fn lines(mut news: mpsc::UnboundedReceiver<OrderNews>) -> Response<Body> {
+    let (sender, receiver) = mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Some(next) = news.recv().await {
+            let mut line = serde_json::to_vec(&next).unwrap_or_default();
+            line.push(b'\n');
+            if sender.send(line.into()).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(Pieces(receiver).boxed());
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static("application/x-ndjson"));
+    response
 }
 
 /// Asks the supervisor's loop; none if it has ended.
@@ -128,7 +185,7 @@ fn forbidden() -> Response<Body> {
 }
 
 pub(super) fn failure(status: StatusCode, message: &str) -> Response<Body> {
-    json(status, &Answer { ok: false, message: message.to_owned() })
+    json(status, &Answer::failed(message))
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {

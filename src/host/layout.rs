@@ -98,6 +98,13 @@ impl Layout {
     pub fn notify_socket(&self) -> PathBuf {
         self.run.join("notify.sock")
     }
+    pub fn fork_server_socket(&self) -> PathBuf {
+        self.run.join("forkserver.sock")
+    }
+    /// The program of the fork server.
+    pub fn fork_server_program(&self) -> PathBuf {
+        self.state.join("forkserver")
+    }
     pub fn router_socket(&self) -> PathBuf {
         self.run.join("router.sock")
     }
@@ -106,7 +113,16 @@ impl Layout {
     pub fn make(&self, users: &Users) -> Result<(), FsError> {
         let synapse = users.synapse.as_ref();
         fs::directory(&self.state, 0o750, synapse)?;
-        for private in ["config", "secrets", "postgres", "redis", "tmp", "media_store"] {
+        for private in [
+            "config",
+            "forkserver",
+            "forkserver/synvisor",
+            "secrets",
+            "postgres",
+            "redis",
+            "tmp",
+            "media_store",
+        ] {
             fs::directory(&self.state.join(private), 0o700, synapse)?;
         }
         fs::directory(&self.logs(), 0o750, synapse)?;

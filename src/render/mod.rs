@@ -38,8 +38,8 @@ pub const EMBEDDED_DATABASE: &str = "synapse";
 
 /// The router's group may connect. An integer, as Synapse passes it to chmod: PyYAML reads `0o660` as a string, and
 /// serde-saphyr writes integers in decimal.
-const CLIENT_SOCKET_MODE: i64 = 0o660;
-const PRIVATE_SOCKET_MODE: i64 = 0o600;
+pub const CLIENT_SOCKET_MODE: u32 = 0o660;
+pub const PRIVATE_SOCKET_MODE: u32 = 0o600;
 
 /// Renders every file of every Synapse process.
 ///
@@ -70,7 +70,9 @@ pub fn unit_settings(config: &Config, unit: &Unit) -> UnitSettings {
     match unit.role {
         Role::Worker(kind) => config.units.of(unit.name.as_str(), Some(kind)),
         Role::Main => config.units.of(unit.name.as_str(), None),
-        Role::Postgres { .. } | Role::Redis { .. } | Role::Router => UnitSettings::default(),
+        Role::Postgres { .. } | Role::Redis { .. } | Role::ForkServer | Role::Router => {
+            UnitSettings::default()
+        }
     }
 }
 
@@ -124,7 +126,7 @@ fn own(unit: &Unit, topology: &Topology, log_path: &Path) -> Table {
             ("worker_listeners", listeners),
             ("worker_log_config", path(log_path)),
         ]),
-        Role::Main | Role::Postgres { .. } | Role::Redis { .. } | Role::Router => {
+        Role::Main | Role::Postgres { .. } | Role::Redis { .. } | Role::ForkServer | Role::Router => {
             table([("listeners", listeners), ("log_config", path(log_path))])
         }
     };
@@ -153,12 +155,12 @@ fn listeners(unit: &Unit, topology: &Topology) -> Vec<Value> {
         (&unit.client_socket, CLIENT_SOCKET_MODE, client),
         (&unit.private_socket, PRIVATE_SOCKET_MODE, private),
     ];
-    let listener = |(socket, mode, names): (&Option<PathBuf>, i64, Vec<&str>)| {
+    let listener = |(socket, mode, names): (&Option<PathBuf>, u32, Vec<&str>)| {
         let resources = Value::Table(table([("names", list(names))]));
         Some(Value::Table(table([
             ("type", "http".into()),
             ("path", path(socket.as_deref()?)),
-            ("mode", mode.into()),
+            ("mode", i64::from(mode).into()),
             ("resources", list([resources])),
         ])))
     };

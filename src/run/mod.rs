@@ -8,23 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::config::secret::SecretValues;
 use crate::control::Command;
-use crate::host::layout;
+use crate::forkserver;
+use crate::forkserver::Event;
 use crate::supervise::Effect;
-use crate::supervise::Ending;
 use crate::supervise::Exit;
 use crate::supervise::Input;
 use crate::supervise::Life;
-use crate::supervise::Outcome;
 use crate::supervise::Policy;
 use crate::supervise::Spec;
 use crate::supervise::Supervisor;
-use crate::supervise::Ticket;
 use crate::supervise::Time;
 use crate::supervise::When;
 use crate::sys::clock;
@@ -35,26 +32,33 @@ use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::Unit;
 use crate::topology::UnitName;
-use crate::wire::Answer;
 use crate::wire::FromRouter;
 use crate::wire::ListenerSettings;
 use crate::wire::ToRouter;
 
+mod births;
 mod link;
 mod memory;
 mod orders;
 mod output;
 mod probe;
+mod reload;
 mod report;
 mod signals;
+mod sockets;
 mod spawn;
 mod start;
+mod timeline;
 
 pub use start::StartError;
 pub use start::supervise;
 
+use births::Births;
 use link::Link;
+use orders::Orders;
+use sockets::Sockets;
 use spawn::Surroundings;
+use timeline::Timeline;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -68,6 +72,7 @@ pub(crate) enum News {
     Trouble(Life, String),
     Router(Life, FromRouter),
     RouterLost(Life),
+    ForkServer(Life, Event),
 }
 
 /// How the supervisor ended.
@@ -98,9 +103,13 @@ struct Driver {
     troubles: BTreeMap<UnitName, String>,
     notes: Vec<String>,
     router: Option<Link>,
+    births: Births,
+    /// The connection to a fork server that has not said hello yet.
+    fork_server_calls: Option<forkserver::Link>,
+    sockets: Sockets,
+    timeline: Timeline,
     draining: BTreeSet<Life>,
-    /// Who waits for an order, and what to say when it is carried out.
-    replies: BTreeMap<Ticket, (oneshot::Sender<Answer>, String)>,
+    orders: Orders,
     tickets: u64,
     /// Whether main and router have both been READY.
     started: bool,
@@ -119,7 +128,7 @@ impl Driver {
     ) -> Ended {
         let begun = clock::now();
         let give_up = begun.after(self.config.supervisor.dependency_timeout);
-        self.input(Input::Desire(specs(&self.topology)));
+        self.input(Input::Desire(specs(&self.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
         let mut memory = tokio::time::interval(memory::INTERVAL);
         while !self.finished {
@@ -178,9 +187,14 @@ impl Driver {
             let Some(life) = self.pids.remove(&pid) else { continue };
             self.unwatch(&life);
             self.draining.remove(&life);
+            self.timeline.ended(&life.unit, clock::now());
             if life.unit == UnitName::router() {
                 self.router = None;
                 self.nothing_in_flight();
+                self.uncounted();
+            }
+            if life.unit == UnitName::fork_server() {
+                self.without_fork_server();
             }
             let unasked = self.core.status().into_iter().any(|unit| {
                 unit.name == life.unit && matches!(unit.state, "starting" | "ready") && !self.stopping
@@ -190,6 +204,7 @@ impl Driver {
                 let words = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
                 tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
             }
+            self.learn_from_exit(&life, exit, detail.as_deref());
             self.input(Input::Exited { life, exit, detail });
         }
     }
@@ -211,6 +226,7 @@ impl Driver {
                 self.troubles.remove(&life.unit);
                 self.unwatch(&life);
                 tracing::info!("{} is ready", life.unit);
+                self.timeline.ready(&life.unit, clock::now());
                 self.input(Input::Ready(life));
             }
             News::Trouble(life, text) => {
@@ -231,7 +247,8 @@ impl Driver {
                 self.draining.remove(&life);
                 self.input(Input::Drained(life));
             }
-            News::Router(_, FromRouter::Counts { .. }) => {}
+            News::Router(_, FromRouter::Counts { ticket, counts }) => self.counted(ticket, &counts),
+            News::ForkServer(life, event) => self.hear_fork_server(life, event),
             News::RouterLost(life) => {
                 if self.pids.values().any(|living| *living == life) && !self.stopping {
                     // It keeps its table meanwhile.
@@ -302,25 +319,9 @@ impl Driver {
                 Effect::Drain(life) => self.drain(life),
                 Effect::Reply(ticket, outcome) => self.reply(ticket, outcome),
                 Effect::Forget(unit) => self.forget(&unit),
-                Effect::Unlisten(_) | Effect::Reached(..) => {}
+                Effect::Unlisten(unit) => self.sockets.release(&unit),
+                Effect::Reached(ticket, unit) => self.reached(ticket, unit),
                 Effect::Finished => self.finished = true,
-            }
-        }
-    }
-
-    fn start(&mut self, life: Life) {
-        let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
-        match spawn::start(&unit, &self.config, &self.around) {
-            Ok(pid) => {
-                if let Some(pid) = pid {
-                    self.pids.insert(pid, life.clone());
-                }
-                tracing::info!("{} starts", life.unit);
-                self.await_ready(&unit, life);
-            }
-            Err(error) => {
-                tracing::warn!("{} cannot be started: {error}", life.unit);
-                self.input(Input::StartFailed(life, error.to_string()));
             }
         }
     }
@@ -329,6 +330,7 @@ impl Driver {
     fn await_ready(&mut self, unit: &Unit, life: Life) {
         let (service, source) = match unit.role {
             Role::Main | Role::Worker(_) => return,
+            Role::ForkServer => return self.connect_fork_server(life),
             Role::Router => return self.connect_router(life),
             Role::Postgres { .. } => (probe::Service::Postgres, self.config.database.password()),
             Role::Redis { .. } => (probe::Service::Redis, self.config.redis.password()),
@@ -379,6 +381,7 @@ impl Driver {
     }
 
     fn drain(&mut self, life: Life) {
+        self.timeline.leaves(&life.unit, clock::now());
         let Life { unit, incarnation } = life.clone();
         match &self.router {
             Some(router) => {
@@ -389,47 +392,15 @@ impl Driver {
         }
     }
 
-    fn signal(&mut self, life: &Life, ending: Ending) {
-        let pid = self.pids.iter().find(|(_, living)| *living == life).map(|(pid, _)| *pid);
-        let role = self.topology.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
-        match pid {
-            Some(pid) => {
-                if ending == Ending::Kill {
-                    tracing::warn!("{} did not stop in time and is killed", life.unit);
-                }
-                // One that is gone already will be reaped.
-                let _ = process::signal(pid, spawn::signal(role, ending));
-            }
-            // A service of somebody else's ends for us when we look away.
-            None => {
-                self.unwatch(life);
-                self.input(Input::Exited { life: life.clone(), exit: Exit::Code(0), detail: None });
-            }
-        }
-    }
-
-    fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
-        let Some((reply, done)) = self.replies.remove(&ticket) else { return };
-        let answer = match outcome {
-            Outcome::Done => Answer { ok: true, message: done },
-            Outcome::Failed(message) => Answer { ok: false, message },
-        };
-        // Who asked may have left.
-        let _ = reply.send(answer);
-    }
-
     /// Drops what a unit that is no longer configured has left; its log stays.
     fn forget(&mut self, unit: &UnitName) {
         let layout = &self.around.layout;
-        let run = |dir: &str| layout.run.join(dir).join(format!("{unit}.sock"));
         let config = layout.config_file(unit);
         let log_config = config.with_extension("log.yaml");
-        let removed = [fs::remove(&config), fs::remove(&log_config)]
-            .into_iter()
-            .chain([run("client"), run("private")].map(|socket| layout::remove_socket(&socket)));
-        for error in removed.filter_map(Result::err) {
+        for error in [fs::remove(&config), fs::remove(&log_config)].into_iter().filter_map(Result::err) {
             tracing::warn!("{error}");
         }
+        self.sockets.release(unit);
     }
 }
 
@@ -441,19 +412,22 @@ async fn until(time: Option<Time>) {
 }
 
 /// What the core must know of each unit.
-fn specs(topology: &Topology) -> Vec<Spec> {
+fn specs(topology: &Topology, around: &Surroundings) -> Vec<Spec> {
     let services: Vec<(UnitName, When)> = topology
         .units
         .iter()
         .filter(|unit| matches!(unit.role, Role::Postgres { .. } | Role::Redis { .. }))
         .map(|unit| (unit.name.clone(), When::ReadyNow))
         .collect();
+    let mut synapse = services;
+    synapse.push((UnitName::fork_server(), When::Settled));
     let spec = |unit: &Unit| {
         let (needs, stage) = match unit.role {
             Role::Postgres { .. } | Role::Redis { .. } => (Vec::new(), 0),
-            Role::Main => (services.clone(), 1),
+            Role::ForkServer => (Vec::new(), 0),
+            Role::Main => (synapse.clone(), 1),
             Role::Worker(_) => {
-                let mut needs = services.clone();
+                let mut needs = synapse.clone();
                 needs.push((UnitName::main(), When::ReadyOnce));
                 (needs, 2)
             }
@@ -467,7 +441,8 @@ fn specs(topology: &Topology) -> Vec<Spec> {
             inherits: unit.role.is_synapse(),
         }
     };
-    topology.units.iter().map(spec).collect()
+    let left_out = |unit: &&Unit| unit.role == Role::ForkServer && around.lacks("forkserver");
+    topology.units.iter().filter(|unit| !left_out(unit)).map(spec).collect()
 }
 
 fn policy(config: &Config) -> Policy {

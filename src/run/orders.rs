@@ -1,27 +1,56 @@
-//! What comes in by the control socket.
+//! Orders that come in by the control socket, and the account that each gives of itself.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 
-use crate::config::Config;
 use crate::control::Command;
-use crate::render;
-use crate::render::FileSet;
 use crate::supervise::Input;
+use crate::supervise::Outcome;
 use crate::supervise::Ticket;
 use crate::supervise::Verb;
 use crate::sys::clock;
-use crate::sys::fs;
 use crate::topology::Role;
-use crate::topology::Topology;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::Counts;
+use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::ToRouter;
+use crate::wire::UnitSummary;
 
 use super::Driver;
 use super::report;
-use super::specs;
+
+/// An order that is being carried out.
+#[derive(Debug)]
+struct Order {
+    news: mpsc::UnboundedSender<OrderNews>,
+    /// What to say when it is done.
+    done: String,
+    /// What the router had counted when it was given.
+    before: BTreeMap<UnitName, Counts>,
+    /// How many of its units wait for the router's counts.
+    uncounted: usize,
+    summaries: Vec<UnitSummary>,
+    /// Its end, once that has come.
+    outcome: Option<Outcome>,
+}
+
+/// Why the router was asked for its counts.
+#[derive(Debug)]
+enum Why {
+    Given(Ticket),
+    Reached(Ticket, UnitName),
+}
+
+/// Every order under way.
+#[derive(Debug, Default)]
+pub(super) struct Orders {
+    open: BTreeMap<Ticket, Order>,
+    asked: BTreeMap<u64, Why>,
+    questions: u64,
+}
 
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
@@ -31,6 +60,8 @@ impl Driver {
                     config: &self.config,
                     topology: &self.topology,
                     pids: &self.pids,
+                    made: &self.births.made,
+                    problems: &self.births.problems,
                     troubles: &self.troubles,
                     notes: &self.notes,
                     started: self.started,
@@ -39,29 +70,28 @@ impl Driver {
                 };
                 let _ = reply.send(report::report(self.core.status(), &facts));
             }
-            Command::Order(verb, request, reply) => self.order(verb, request, reply),
+            Command::Order(verb, request, news) => self.order(verb, request, news),
             Command::Reload(reply) => {
                 let _ = reply.send(self.reload());
             }
         }
     }
 
-    fn order(&mut self, verb: Verb, request: OrderRequest, reply: oneshot::Sender<Answer>) {
+    fn order(&mut self, verb: Verb, request: OrderRequest, news: mpsc::UnboundedSender<OrderNews>) {
         let mut units = request.units;
         if request.all {
             units.extend(self.topology.synapse().map(|unit| unit.name.clone()));
         }
-        units.sort();
+        units.sort_by_key(|name| self.topology.units.iter().position(|unit| unit.name == *name));
         units.dedup();
+        let refuse = |message: String| {
+            let _ = news.send(OrderNews::Answer(Answer::failed(message)));
+        };
         if let Some(external) = units.iter().find(|name| self.is_external(name)) {
-            let message = format!("{external} is not run by synvisor: it only waits for it");
-            let _ = reply.send(Answer { ok: false, message });
-            return;
+            return refuse(format!("{external} is not run by synvisor: it only waits for it"));
         }
         if units.is_empty() {
-            let message = "name at least one unit, or say --all for main and every worker".to_owned();
-            let _ = reply.send(Answer { ok: false, message });
-            return;
+            return refuse("name at least one unit, or say --all for main and every worker".to_owned());
         }
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
@@ -71,7 +101,16 @@ impl Driver {
             Verb::Stop => "stopped",
             Verb::Restart { .. } => "restarted",
         };
-        self.replies.insert(ticket, (reply, format!("{done}: {}", names.join(", "))));
+        let order = Order {
+            news,
+            done: format!("{done}: {}", names.join(", ")),
+            before: BTreeMap::new(),
+            uncounted: 0,
+            summaries: Vec::new(),
+            outcome: None,
+        };
+        self.orders.open.insert(ticket, order);
+        self.count(Why::Given(ticket));
         self.input(Input::Order(ticket, verb, units));
     }
 
@@ -81,76 +120,82 @@ impl Driver {
         })
     }
 
-    /// Reads the TOML again and starts and stops what the counts ask for.
-    ///
-    /// A change that concerns processes that run already is refused as a whole: to apply it to some and not to
-    /// others could make two processes believe that they own the same work.
-    pub(super) fn reload(&mut self) -> Answer {
-        let answer = match self.reread() {
-            Ok(message) => Answer { ok: true, message },
-            Err(message) => Answer { ok: false, message },
-        };
-        tracing::info!("reload: {}", answer.message);
-        answer
+    /// Asks the router what it has counted; it answers in the order of what it is told.
+    fn count(&mut self, why: Why) {
+        self.orders.questions += 1;
+        let question = self.orders.questions;
+        let there = self.router.is_some();
+        self.orders.asked.insert(question, why);
+        self.tell(ToRouter::Count { ticket: question });
+        if !there {
+            self.counted(question, &BTreeMap::new());
+        }
     }
 
-    fn reread(&mut self) -> Result<String, String> {
-        if self.stopping {
-            return Err("synvisor is stopping".to_owned());
+    /// A unit is where an order wants it.
+    pub(super) fn reached(&mut self, ticket: Ticket, unit: UnitName) {
+        if let Some(order) = self.orders.open.get_mut(&ticket) {
+            order.uncounted += 1;
+            self.count(Why::Reached(ticket, unit));
         }
-        let loaded = crate::host::toml::load(&self.config_path, self.credentials.as_ref());
-        let usable = loaded.and_then(crate::host::toml::Loaded::usable);
-        let (config, secrets, warnings) = usable.map_err(|problems| problems.to_string())?;
-        let topology = Topology::of(&config);
-        let files = render::render(&config, &topology, &secrets);
-        if let Some(why) = self.needs_restart(&config, &topology, &files) {
-            return Err(format!(
-                "nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"
-            ));
-        }
-        let (before, after) = (&self.topology.units, &topology.units);
-        let added: Vec<&str> =
-            after.iter().filter(|unit| !before.contains(unit)).map(|unit| unit.name.as_str()).collect();
-        let removed: Vec<&str> =
-            before.iter().filter(|unit| !after.contains(unit)).map(|unit| unit.name.as_str()).collect();
-        let message = match (added.is_empty(), removed.is_empty()) {
-            (true, true) => "no change".to_owned(),
-            (false, true) => format!("starts {}", added.join(", ")),
-            (true, false) => format!("stops {}", removed.join(", ")),
-            (false, false) => format!("starts {}; stops {}", added.join(", "), removed.join(", ")),
-        };
-        self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
-        self.config = Arc::new(config);
-        self.secrets = secrets;
-        self.topology = topology;
-        let table = self.table();
-        self.tell(table);
-        self.input(Input::Desire(specs(&self.topology)));
-        Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
     }
 
-    /// Why a new configuration concerns more than the processes that it adds and removes.
-    fn needs_restart(&self, config: &Config, topology: &Topology, files: &FileSet) -> Option<String> {
-        let (old, new) = (&self.config, config);
-        if old.listen != new.listen {
-            return Some("[[listen]] differs from what the router listens on".to_owned());
+    /// The router has answered, or, with nothing in `counts`, never will.
+    pub(super) fn counted(&mut self, question: u64, counts: &BTreeMap<UnitName, Counts>) {
+        match self.orders.asked.remove(&question) {
+            Some(Why::Given(ticket)) => {
+                if let Some(order) = self.orders.open.get_mut(&ticket) {
+                    order.before.clone_from(counts);
+                }
+            }
+            Some(Why::Reached(ticket, unit)) => {
+                let spans = self.timeline.spans(&unit);
+                let Some(order) = self.orders.open.get_mut(&ticket) else { return };
+                let before = order.before.get(&unit).copied().unwrap_or_default();
+                let summary = UnitSummary {
+                    counts: counts.get(&unit).copied().unwrap_or_default().since(before),
+                    unit,
+                    stop_ms: spans.stop,
+                    start_ms: spans.start,
+                    gap_ms: spans.gap,
+                };
+                let _ = order.news.send(OrderNews::Reached(summary.clone()));
+                order.summaries.push(summary);
+                order.uncounted -= 1;
+                self.answer(ticket);
+            }
+            None => {}
         }
-        if old.supervisor != new.supervisor || old.python != new.python {
-            return Some("[supervisor] or [python] differs from what runs".to_owned());
+    }
+
+    /// A router that has ended answers no more questions.
+    pub(super) fn uncounted(&mut self) {
+        for question in self.orders.asked.keys().copied().collect::<Vec<_>>() {
+            self.counted(question, &BTreeMap::new());
         }
-        if old.database != new.database || old.redis != new.redis {
-            return Some("[database] or [redis] differs from what the processes use".to_owned());
+    }
+
+    pub(super) fn reply(&mut self, ticket: Ticket, outcome: Outcome) {
+        if let Some(order) = self.orders.open.get_mut(&ticket) {
+            order.outcome = Some(outcome);
+            self.answer(ticket);
         }
-        let layout = &self.around.layout;
-        let changed = |name: &UnitName| {
-            let path = layout.config_file(name);
-            files
-                .get(&path)
-                .is_some_and(|file| fs::read(&path).is_ok_and(|held| held.as_bytes() != file.bytes))
+    }
+
+    /// Answers an order that has ended and whose units are all accounted for.
+    fn answer(&mut self, ticket: Ticket) {
+        let finished = |order: &Order| order.uncounted == 0 && order.outcome.is_some();
+        if !self.orders.open.get(&ticket).is_some_and(finished) {
+            return;
+        }
+        let Some(Order { news, done, summaries, outcome, .. }) = self.orders.open.remove(&ticket) else {
+            return;
         };
-        let running = topology.synapse().filter(|unit| self.topology.unit(&unit.name).is_some());
-        let concerned: Vec<&str> =
-            running.filter(|unit| changed(&unit.name)).map(|unit| unit.name.as_str()).collect();
-        (!concerned.is_empty()).then(|| format!("the change concerns {}", concerned.join(", ")))
+        let answer = match outcome {
+            Some(Outcome::Failed(message)) => Answer::failed(message),
+            Some(Outcome::Done) | None => Answer::done(done),
+        };
+        // Who asked may have left.
+        let _ = news.send(OrderNews::Answer(Answer { units: summaries, ..answer }));
     }
 }

@@ -9,6 +9,7 @@ use crate::supervise::UnitStatus;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
+use crate::wire::Made;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
 use crate::wire::UnitReport;
@@ -18,6 +19,9 @@ pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) topology: &'a Topology,
     pub(super) pids: &'a BTreeMap<i32, Life>,
+    pub(super) made: &'a BTreeMap<UnitName, Made>,
+    /// What of this Synapse the bootstrap does not recognise.
+    pub(super) problems: &'a [String],
     /// Why a unit is not ready yet.
     pub(super) troubles: &'a BTreeMap<UnitName, String>,
     pub(super) notes: &'a [String],
@@ -44,7 +48,7 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
         pid: std::process::id(),
         state,
         listen: facts.config.listen.iter().map(|listen| listen.address.to_string()).collect(),
-        notes: facts.notes.to_vec(),
+        notes: facts.notes.iter().cloned().chain(how_made(facts)).collect(),
         units: ordered.chain(leaving).map(|unit| unit_report(unit, facts)).collect(),
     }
 }
@@ -69,6 +73,26 @@ fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
         restarts: unit.restarts,
         since_ms: facts.now.since(unit.since),
         reason,
+        made: facts.made.get(&unit.name).copied(),
+    }
+}
+
+/// What there is to say when processes are not forked.
+fn how_made(facts: &Facts<'_>) -> Option<String> {
+    let of = |wanted: Made| -> Vec<&str> {
+        facts.made.iter().filter(|(_, made)| **made == wanted).map(|(name, _)| name.as_str()).collect()
+    };
+    let why = facts.problems.first().map_or_else(String::new, |problem| format!(": {problem}"));
+    match (of(Made::Plain), of(Made::Executed)) {
+        (none, alone) if none.is_empty() && alone.is_empty() => None,
+        (none, executed) if none.is_empty() => Some(format!(
+            "started without the fork server, which was not there: {} (a restart of them is quick again)",
+            executed.join(", ")
+        )),
+        (plain, _) => Some(format!(
+            "started plainly, so that restarts are slow and cut requests{why}: {}",
+            plain.join(", ")
+        )),
     }
 }
 
@@ -78,6 +102,7 @@ fn role(role: Role) -> String {
         Role::Postgres { embedded: false } | Role::Redis { embedded: false } => "external".to_owned(),
         Role::Main => "main".to_owned(),
         Role::Worker(kind) => kind.key().to_owned(),
+        Role::ForkServer => "fork server".to_owned(),
         Role::Router => "router".to_owned(),
     }
 }

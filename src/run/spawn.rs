@@ -6,6 +6,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ use nix::sys::signal::Signal;
 
 use crate::config::Config;
 use crate::config::units::UnitSettings;
+use crate::forkserver::Process;
 use crate::host::layout;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
@@ -28,8 +30,13 @@ use crate::topology;
 use crate::topology::Role;
 use crate::topology::Unit;
 
+use super::sockets::Held;
+
 /// The image that we run, whatever lies at its path by now: supervisor and router always speak the same protocol.
 const OWN_IMAGE: &str = "/proc/self/exe";
+
+/// Permission bits that new files of a process do not get.
+const UMASK: u32 = 0o027;
 
 /// What every start needs.
 #[derive(Debug)]
@@ -40,62 +47,128 @@ pub(super) struct Surroundings {
     /// The router's sockets; they stay ours, so that its clients wait while it is away.
     pub(super) listeners: Vec<TcpListener>,
     pub(super) router_control: UnixListener,
+    pub(super) fork_server_control: OwnedFd,
     /// The lock on the state directory: every child holds it too, so that a new supervisor does not start before the
     /// last process of the old one has ended.
     pub(super) lock: fs::Lock,
+    /// Mechanisms that a test leaves out, to see that they matter.
+    pub(super) without: Vec<String>,
+}
+
+impl Surroundings {
+    pub(super) fn lacks(&self, part: &str) -> bool {
+        self.without.iter().any(|other| other == part)
+    }
+
+    /// The log of a unit, to be appended to.
+    pub(super) fn output(&self, unit: &Unit) -> io::Result<File> {
+        fs::append(&self.layout.log(&unit.name), self.users.synapse.as_ref()).map_err(io::Error::other)
+    }
+
+    fn environment(&self, own: &UnitSettings) -> BTreeMap<String, String> {
+        let layout = &self.layout;
+        let environment = [
+            ("HOME", text(layout.state.clone())),
+            ("LANG", "C.UTF-8".to_owned()),
+            ("NOTIFY_SOCKET", text(layout.notify_socket())),
+            ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
+            ("PYTHONUNBUFFERED", "1".to_owned()),
+            ("TMPDIR", text(layout.temporary())),
+        ];
+        let mut environment: BTreeMap<String, String> =
+            environment.map(|(name, value)| (name.to_owned(), value)).into();
+        environment.extend(own.environment.clone());
+        environment
+    }
+}
+
+fn text(path: PathBuf) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 struct Program<'a> {
     argv: Vec<String>,
     name: Option<&'a str>,
     user: Option<&'a User>,
+    /// What it finds at 3, 4, ….
     descriptors: Vec<BorrowedFd<'a>>,
 }
 
-/// Starts the process of a unit; none for a service that is not ours.
+/// Starts the process of a unit by a program of its own; none for a service that is not ours.
 pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::Result<Option<i32>> {
-    let layout = &around.layout;
     let Some(mut program) = program(unit, config, around) else { return Ok(None) };
-    program.descriptors.push(around.lock.as_fd());
+    // The fork server passes the lock on to each process that it forks, and must not outlive them by it.
+    if unit.role != Role::ForkServer {
+        program.descriptors.push(around.lock.as_fd());
+    }
     for socket in [&unit.client_socket, &unit.private_socket].into_iter().flatten() {
         layout::remove_socket(socket).map_err(io::Error::other)?;
     }
-    let output =
-        fs::append(&layout.log(&unit.name), around.users.synapse.as_ref()).map_err(io::Error::other)?;
-    let own = render::unit_settings(config, unit);
-    spawn(program, layout, &output, &own).map(Some)
+    spawn(program, &around.output(unit)?, config, unit, around).map(Some)
 }
 
-fn spawn(program: Program<'_>, layout: &Layout, output: &File, own: &UnitSettings) -> io::Result<i32> {
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
-    let environment = [
-        ("HOME", text(layout.state.clone())),
-        ("LANG", "C.UTF-8".to_owned()),
-        ("NOTIFY_SOCKET", text(layout.notify_socket())),
-        ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
-        ("PYTHONUNBUFFERED", "1".to_owned()),
-        ("TMPDIR", text(layout.temporary())),
-    ];
-    let mut environment: BTreeMap<String, String> =
-        environment.map(|(name, value)| (name.to_owned(), value)).into();
-    environment.extend(own.environment.clone());
+/// Starts a process of Synapse by an interpreter of its own that inherits its sockets.
+pub(super) fn execute(unit: &Unit, config: &Config, around: &Surroundings, held: &[Held]) -> io::Result<i32> {
+    let process = serde_json::to_string(&describe(unit, config, around, held))?;
+    let mut argv = bootstrap(config, &around.layout);
+    argv.extend(["child".to_owned(), process]);
+    let listeners = held.iter().map(|held| held.listener.as_fd());
+    let descriptors = std::iter::once(around.lock.as_fd()).chain(listeners).collect();
+    let program = Program { argv, name: None, user: around.users.synapse.as_ref(), descriptors };
+    spawn(program, &around.output(unit)?, config, unit, around)
+}
+
+/// What the bootstrap must know of a process of Synapse.
+pub(super) fn describe(unit: &Unit, config: &Config, around: &Surroundings, held: &[Held]) -> Process {
+    let own = render::unit_settings(config, unit);
+    Process {
+        unit: unit.name.clone(),
+        app: app(unit.role),
+        arguments: vec!["-c".to_owned(), text(around.layout.config_file(&unit.name))],
+        listeners: held.iter().map(|held| held.path.clone()).collect(),
+        environment: around.environment(&own),
+        directory: around.layout.state.clone(),
+        umask: UMASK,
+        nice: own.nice.unwrap_or_default(),
+        stop_deadline_ms: config.supervisor.stop_timeout / 2,
+        without: around.without.clone(),
+    }
+}
+
+/// The command that runs the bootstrap; what it is to do follows.
+fn bootstrap(config: &Config, layout: &Layout) -> Vec<String> {
+    let python = text(venv::interpreter(&config.python.venv));
+    vec![python, "-I".to_owned(), "-B".to_owned(), text(layout.fork_server_program())]
+}
+
+fn app(role: Role) -> &'static str {
+    if role == Role::Main { "synapse.app.homeserver" } else { "synapse.app.generic_worker" }
+}
+
+fn spawn(
+    program: Program<'_>,
+    output: &File,
+    config: &Config,
+    unit: &Unit,
+    around: &Surroundings,
+) -> io::Result<i32> {
+    let own = render::unit_settings(config, unit);
     process::spawn(&Command {
         argv: program.argv,
         name: program.name,
-        environment: environment.into_iter().collect(),
+        environment: around.environment(&own).into_iter().collect(),
         nice: own.nice.unwrap_or_default(),
-        directory: if program.name.is_some() { std::path::Path::new("/") } else { &layout.state },
+        directory: if program.name.is_some() { std::path::Path::new("/") } else { &around.layout.state },
         output,
         descriptors: program.descriptors,
         user: program.user,
-        umask: 0o027,
+        umask: UMASK,
     })
 }
 
 fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option<Program<'a>> {
     let layout = &around.layout;
     let synapse = around.users.synapse.as_ref();
-    let text = |path: PathBuf| path.to_string_lossy().into_owned();
     let ours = |argv| Some(Program { argv, name: None, user: synapse, descriptors: Vec::new() });
     match unit.role {
         Role::Postgres { embedded: false } | Role::Redis { embedded: false } => None,
@@ -125,22 +198,28 @@ fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option
             argv.extend(["--dir".to_owned(), text(layout.redis_data())]);
             ours(argv)
         }
-        Role::Main | Role::Worker(_) => {
-            let app =
-                if unit.role == Role::Main { "synapse.app.homeserver" } else { "synapse.app.generic_worker" };
-            ours(vec![
-                text(venv::interpreter(&config.python.venv)),
-                "-m".to_owned(),
-                app.to_owned(),
-                "-c".to_owned(),
-                text(layout.config_file(&unit.name)),
-            ])
+        Role::ForkServer => {
+            let mut argv = bootstrap(config, layout);
+            argv.extend(["server".to_owned(), "--supervisor-uid".to_owned()]);
+            argv.push(nix::unistd::geteuid().to_string());
+            let descriptors = vec![around.fork_server_control.as_fd()];
+            Some(Program { argv, name: None, user: synapse, descriptors })
         }
+        Role::Main | Role::Worker(_) => ours(vec![
+            text(venv::interpreter(&config.python.venv)),
+            "-m".to_owned(),
+            app(unit.role).to_owned(),
+            "-c".to_owned(),
+            text(layout.config_file(&unit.name)),
+        ]),
         Role::Router => {
             let mut argv = vec![OWN_IMAGE.to_owned(), "router".to_owned()];
             argv.extend(["--listeners".to_owned(), around.listeners.len().to_string()]);
             argv.extend(["--supervisor-uid".to_owned(), nix::unistd::geteuid().to_string()]);
             argv.extend(["--drain-timeout-ms".to_owned(), config.supervisor.drain_timeout.to_string()]);
+            if around.lacks("router") {
+                argv.push("--without-parking".to_owned());
+            }
             let mut descriptors: Vec<BorrowedFd<'_>> = around.listeners.iter().map(AsFd::as_fd).collect();
             descriptors.push(around.router_control.as_fd());
             Some(Program { argv, name: Some("synvisor"), user: around.users.router.as_ref(), descriptors })
@@ -157,8 +236,9 @@ pub(super) fn signal(role: Role, ending: Ending) -> Signal {
     match (role, ending) {
         (_, Ending::Kill) => Signal::SIGKILL,
         (Role::Postgres { .. }, Ending::Terminate) => Signal::SIGINT,
-        (Role::Redis { .. } | Role::Main | Role::Worker(_) | Role::Router, Ending::Terminate) => {
-            Signal::SIGTERM
-        }
+        (
+            Role::Redis { .. } | Role::ForkServer | Role::Main | Role::Worker(_) | Role::Router,
+            Ending::Terminate,
+        ) => Signal::SIGTERM,
     }
 }

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::config::secret::SecretValues;
 use crate::control;
+use crate::forkserver;
 use crate::host::database;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
@@ -28,16 +29,21 @@ use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::fs::LockError;
 use crate::sys::notify::NotifySocket;
+use crate::sys::packet;
 use crate::sys::process;
 use crate::sys::socket;
 use crate::topology::Topology;
 
 use super::Driver;
 use super::Ended;
+use super::births::Births;
+use super::orders::Orders;
 use super::output;
 use super::policy;
 use super::signals::Signals;
+use super::sockets::Sockets;
 use super::spawn::Surroundings;
+use super::timeline::Timeline;
 
 /// Why the supervisor does not run, by what it means for the exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +68,7 @@ pub fn supervise(
     values: SecretValues,
     config_path: PathBuf,
     credentials: Option<OsString>,
+    without: Vec<String>,
 ) -> Result<Ended, StartError> {
     let users = Users::of(&config).map_err(StartError::Config)?;
     let venv = venv::inspect(&config, users.synapse.as_ref()).map_err(StartError::Config)?;
@@ -79,6 +86,7 @@ pub fn supervise(
     let topology = Topology::of(&config);
     let files = render::render(&config, &topology, &values);
     layout.write(&files, &users).map_err(failed)?;
+    layout.write(&forkserver::program(&layout.fork_server_program()), &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
         database::initialise_postgres(programs, &layout, users.synapse.as_ref())
             .map_err(StartError::Failed)?;
@@ -87,8 +95,19 @@ pub fn supervise(
         tracing::info!("generated {} in {}", made.join(", "), layout.secrets().display());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    let parts =
-        Parts { config, config_path, credentials, topology, venv, users, layout, lock, listeners, values };
+    let parts = Parts {
+        config,
+        config_path,
+        credentials,
+        topology,
+        venv,
+        users,
+        layout,
+        lock,
+        listeners,
+        values,
+        without,
+    };
     runtime.block_on(parts.run())
 }
 
@@ -175,6 +194,7 @@ struct Parts {
     lock: fs::Lock,
     listeners: Vec<TcpListener>,
     values: SecretValues,
+    without: Vec<String>,
 }
 
 impl Parts {
@@ -189,6 +209,8 @@ impl Parts {
         let notify = NotifySocket::bind(&path, synapse).map_err(|error| bound(&path, error))?;
         let path = self.layout.router_socket();
         let router_control = socket::listen_unix(&path, 0o600, None).map_err(|error| bound(&path, error))?;
+        let path = self.layout.fork_server_socket();
+        let fork_server_control = packet::listen_packets(&path).map_err(|error| bound(&path, error))?;
         let path = self.layout.control_socket();
         let control = control::Control::bind(&path).map_err(|error| bound(&path, error))?;
         output::follow(self.layout.logs()).map_err(failed)?;
@@ -209,7 +231,9 @@ impl Parts {
                 venv: self.venv,
                 listeners: self.listeners,
                 router_control,
+                fork_server_control,
                 lock: self.lock,
+                without: self.without,
             },
             secrets: self.values,
             credentials: self.credentials,
@@ -220,7 +244,11 @@ impl Parts {
             troubles: BTreeMap::new(),
             router: None,
             draining: BTreeSet::new(),
-            replies: BTreeMap::new(),
+            births: Births::default(),
+            fork_server_calls: None,
+            sockets: Sockets::default(),
+            timeline: Timeline::default(),
+            orders: Orders::default(),
             tickets: 0,
             started: false,
             stopping: false,
@@ -229,7 +257,13 @@ impl Parts {
         };
         let ended = driver.run(signals, news, commands).await;
         self.layout.remove_sockets().map_err(failed)?;
-        for path in [self.layout.control_socket(), self.layout.notify_socket(), self.layout.router_socket()] {
+        let layout = &self.layout;
+        for path in [
+            layout.control_socket(),
+            layout.notify_socket(),
+            layout.router_socket(),
+            layout.fork_server_socket(),
+        ] {
             fs::remove(&path).map_err(failed)?;
         }
         Ok(ended)

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod fs;
 pub mod notify;
+pub mod packet;
 pub mod process;
 pub mod socket;
 pub mod users;

@@ -298,6 +298,13 @@ pub fn resident(pid: i32) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
+/// The parent of a process; none if there is no such process.
+pub fn parent(pid: i32) -> Option<i32> {
+    let stat = super::fs::read(Path::new(&format!("/proc/{pid}/stat"))).ok()?;
+    // Behind its name, which may hold anything, come its state and its parent.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Whether a process of this number exists.
 pub fn exists(pid: u32) -> bool {
     Path::new(&format!("/proc/{pid}")).exists()

@@ -27,6 +27,9 @@ impl UnitName {
     pub fn router() -> Self {
         Self::new("router")
     }
+    pub fn fork_server() -> Self {
+        Self::new("forkserver")
+    }
     pub fn postgres() -> Self {
         Self::new("postgres")
     }
@@ -53,6 +56,8 @@ pub enum Role {
     Redis {
         embedded: bool,
     },
+    /// Forks the processes of Synapse.
+    ForkServer,
     Main,
     Worker(WorkerKind),
     Router,
@@ -80,7 +85,7 @@ pub struct Unit {
 /// All units and how they are wired together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topology {
-    /// In start order: services, main, workers, router.
+    /// In start order: services, fork server, main, workers, router.
     pub units: Vec<Unit>,
 }
 
@@ -94,6 +99,7 @@ impl Topology {
         if config.redis.is_embedded() || !config.workers.0.is_empty() {
             units.push(service(UnitName::redis(), Role::Redis { embedded: config.redis.is_embedded() }));
         }
+        units.push(service(UnitName::fork_server(), Role::ForkServer));
         let mut main = vec![Resource::Client, Resource::Federation];
         if config.workers.count(WorkerKind::MediaRepository) == 0 {
             main.push(Resource::Media);

@@ -1,0 +1,222 @@
+//! How a process comes into being, and how it is told to end.
+//!
+//! Synapse's processes are forked by the fork server; executed one by one where it is not there; and started as Synapse's
+//! documentation has it where the bootstrap does not recognise this Synapse.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::OFlag;
+
+use crate::forkserver::Event;
+use crate::forkserver::Link;
+use crate::supervise::Ending;
+use crate::supervise::Exit;
+use crate::supervise::Input;
+use crate::supervise::Life;
+use crate::sys::clock;
+use crate::sys::process;
+use crate::topology::Role;
+use crate::topology::Unit;
+use crate::topology::UnitName;
+use crate::wire::Made;
+
+use super::Driver;
+use super::News;
+use super::sockets::Held;
+use super::spawn;
+
+/// With this the bootstrap ends when it does not recognise the Synapse that it is to run.
+const UNRECOGNISED: Exit = Exit::Code(70);
+
+/// What is known of the fork server, and what it was asked for.
+#[derive(Debug, Default)]
+pub(super) struct Births {
+    link: Option<Link>,
+    /// Why processes are started plainly: what the bootstrap does not recognise in this Synapse.
+    pub(super) problems: Vec<String>,
+    /// Processes that were asked for, each with the pipe at which it waits for the word to begin; none for one that is
+    /// no longer wanted.
+    asked: BTreeMap<Life, Option<OwnedFd>>,
+    /// How each present process was made.
+    pub(super) made: BTreeMap<UnitName, Made>,
+}
+
+impl Driver {
+    pub(super) fn start(&mut self, life: Life) {
+        let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
+        tracing::info!("{} starts", life.unit);
+        self.timeline.begins(&life.unit, clock::now());
+        let started = if unit.role.is_synapse() {
+            self.start_synapse(&unit, &life)
+        } else {
+            self.start_other(&unit, &life)
+        };
+        if let Err(error) = started {
+            tracing::warn!("{} cannot be started: {error}", life.unit);
+            self.input(Input::StartFailed(life, error.to_string()));
+        }
+    }
+
+    fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
+        if let Some(pid) = spawn::start(unit, &self.config, &self.around)? {
+            self.pids.insert(pid, life.clone());
+        }
+        self.await_ready(unit, life.clone());
+        Ok(())
+    }
+
+    fn start_synapse(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
+        if !self.births.problems.is_empty() || self.around.lacks("bootstrap") {
+            // Synapse binds its sockets itself.
+            self.sockets.release(&unit.name);
+            return self.start_other(unit, life).inspect(|()| self.was_made(life, Made::Plain));
+        }
+        let held = self.sockets.hold(unit, &self.around.users)?;
+        if let Some(link) = &self.births.link {
+            let (go, descriptors) = descriptors(&self.around, unit, held)?;
+            let process = spawn::describe(unit, &self.config, &self.around, held);
+            link.fork(life.clone(), process, descriptors);
+            self.births.asked.insert(life.clone(), Some(go));
+            return Ok(());
+        }
+        let pid = spawn::execute(unit, &self.config, &self.around, held)?;
+        self.pids.insert(pid, life.clone());
+        self.was_made(life, Made::Executed);
+        Ok(())
+    }
+
+    fn was_made(&mut self, life: &Life, made: Made) {
+        self.births.made.insert(life.unit.clone(), made);
+    }
+
+    /// Connects to a fork server that has just started.
+    pub(super) fn connect_fork_server(&mut self, life: Life) {
+        let (news, server) = (self.news.clone(), life);
+        let link = Link::new(self.around.layout.fork_server_socket(), move |event| {
+            let _ = news.send(News::ForkServer(server.clone(), event));
+        });
+        self.fork_server_calls = Some(link);
+    }
+
+    pub(super) fn hear_fork_server(&mut self, server: Life, event: Event) {
+        match event {
+            Event::Hello { synapse, problems } => {
+                for problem in &problems {
+                    tracing::warn!("processes start plainly: in Synapse {synapse}, {problem}");
+                }
+                self.births.problems = problems;
+                self.births.link = self.fork_server_calls.take();
+                tracing::info!("{} is ready", server.unit);
+                self.input(Input::Ready(server));
+            }
+            Event::Forked(life, pid) => self.forked(life, pid),
+            Event::Failed(life, reason) => {
+                tracing::warn!("{life} could not be forked: {reason}");
+                self.asked_in_vain(&life);
+            }
+            Event::Lost(why) => {
+                if let Some(pid) = self.pid(&server) {
+                    tracing::warn!("the fork server is lost and will be replaced: {why}");
+                    let _ = process::signal(pid, nix::sys::signal::Signal::SIGKILL);
+                }
+                self.without_fork_server();
+            }
+        }
+    }
+
+    /// What it was asked for is started in another way: a process that it may have made ends as its pipe closes.
+    pub(super) fn without_fork_server(&mut self) {
+        self.births.link = None;
+        self.fork_server_calls = None;
+        for life in self.births.asked.keys().cloned().collect::<Vec<_>>() {
+            self.asked_in_vain(&life);
+        }
+    }
+
+    fn asked_in_vain(&mut self, life: &Life) {
+        match self.births.asked.remove(life) {
+            Some(Some(_)) => {
+                let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
+                let held = match self.sockets.hold(&unit, &self.around.users) {
+                    Ok(held) => held,
+                    Err(error) => return self.input(Input::StartFailed(life.clone(), error.to_string())),
+                };
+                match spawn::execute(&unit, &self.config, &self.around, held) {
+                    Ok(pid) => {
+                        self.pids.insert(pid, life.clone());
+                        self.was_made(life, Made::Executed);
+                    }
+                    Err(error) => self.input(Input::StartFailed(life.clone(), error.to_string())),
+                }
+            }
+            Some(None) => {
+                let detail = None;
+                self.input(Input::Exited { life: life.clone(), exit: Exit::Code(0), detail });
+            }
+            None => {}
+        }
+    }
+
+    fn forked(&mut self, life: Life, pid: i32) {
+        let Some(go) = self.births.asked.remove(&life) else { return };
+        if process::parent(pid) != Some(std::process::id().cast_signed()) {
+            return self.input(Input::StartFailed(life, "its process ended before it began".to_owned()));
+        }
+        self.pids.insert(pid, life.clone());
+        self.was_made(&life, Made::Forked);
+        // Only now that its end would be understood may it begin; without the word it ends by itself.
+        if let Some(go) = go {
+            let _ = nix::unistd::write(&go, b"g");
+        }
+    }
+
+    /// Notes that the bootstrap of an executed process did not recognise its Synapse.
+    pub(super) fn learn_from_exit(&mut self, life: &Life, exit: Exit, words: Option<&str>) {
+        let made = self.births.made.remove(&life.unit);
+        if made == Some(Made::Executed) && exit == UNRECOGNISED {
+            let why = words.unwrap_or("the bootstrap does not recognise it").to_owned();
+            tracing::warn!("processes start plainly from now on: {why}");
+            self.births.problems = vec![why];
+        }
+    }
+
+    pub(super) fn pid(&self, life: &Life) -> Option<i32> {
+        self.pids.iter().find(|(_, living)| *living == life).map(|(pid, _)| *pid)
+    }
+
+    pub(super) fn signal(&mut self, life: &Life, ending: Ending) {
+        self.timeline.leaves(&life.unit, clock::now());
+        let role = self.topology.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
+        if let Some(pid) = self.pid(life) {
+            if ending == Ending::Kill {
+                tracing::warn!("{} did not stop in time and is killed", life.unit);
+            }
+            // One that is gone already will be reaped.
+            let _ = process::signal(pid, spawn::signal(role, ending));
+        } else if let Some(go) = self.births.asked.get_mut(life) {
+            *go = None;
+        } else {
+            // A service of somebody else's ends for us when we look away.
+            self.unwatch(life);
+            self.input(Input::Exited { life: life.clone(), exit: Exit::Code(0), detail: None });
+        }
+    }
+}
+
+/// What a forked process gets, and the other end of the pipe at which it waits.
+fn descriptors(
+    around: &spawn::Surroundings,
+    unit: &Unit,
+    held: &[Held],
+) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
+    let (waits, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let lock = around.lock.as_fd().try_clone_to_owned()?;
+    let mut descriptors = vec![OwnedFd::from(around.output(unit)?), waits, lock];
+    for Held { listener, .. } in held {
+        descriptors.push(listener.as_fd().try_clone_to_owned()?);
+    }
+    Ok((go, descriptors))
+}

@@ -1,0 +1,90 @@
+//! The configuration, read again while everything runs.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::render;
+use crate::render::FileSet;
+use crate::supervise::Input;
+use crate::sys::fs;
+use crate::topology::Topology;
+use crate::topology::UnitName;
+use crate::wire::Answer;
+
+use super::Driver;
+use super::specs;
+
+impl Driver {
+    /// Reads the TOML again and starts and stops what the counts ask for.
+    ///
+    /// A change that concerns processes that run already is refused as a whole: to apply it to some and not to
+    /// others could make two processes believe that they own the same work.
+    pub(super) fn reload(&mut self) -> Answer {
+        let answer = match self.reread() {
+            Ok(message) => Answer::done(message),
+            Err(message) => Answer::failed(message),
+        };
+        tracing::info!("reload: {}", answer.message);
+        answer
+    }
+
+    fn reread(&mut self) -> Result<String, String> {
+        if self.stopping {
+            return Err("synvisor is stopping".to_owned());
+        }
+        let loaded = crate::host::toml::load(&self.config_path, self.credentials.as_ref());
+        let usable = loaded.and_then(crate::host::toml::Loaded::usable);
+        let (config, secrets, warnings) = usable.map_err(|problems| problems.to_string())?;
+        let topology = Topology::of(&config);
+        let files = render::render(&config, &topology, &secrets);
+        if let Some(why) = self.needs_restart(&config, &topology, &files) {
+            return Err(format!(
+                "nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"
+            ));
+        }
+        let (before, after) = (&self.topology.units, &topology.units);
+        let added: Vec<&str> =
+            after.iter().filter(|unit| !before.contains(unit)).map(|unit| unit.name.as_str()).collect();
+        let removed: Vec<&str> =
+            before.iter().filter(|unit| !after.contains(unit)).map(|unit| unit.name.as_str()).collect();
+        let message = match (added.is_empty(), removed.is_empty()) {
+            (true, true) => "no change".to_owned(),
+            (false, true) => format!("starts {}", added.join(", ")),
+            (true, false) => format!("stops {}", removed.join(", ")),
+            (false, false) => format!("starts {}; stops {}", added.join(", "), removed.join(", ")),
+        };
+        self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
+        self.config = Arc::new(config);
+        self.secrets = secrets;
+        self.topology = topology;
+        let table = self.table();
+        self.tell(table);
+        self.input(Input::Desire(specs(&self.topology, &self.around)));
+        Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
+    }
+
+    /// Why a new configuration concerns more than the processes that it adds and removes.
+    fn needs_restart(&self, config: &Config, topology: &Topology, files: &FileSet) -> Option<String> {
+        let (old, new) = (&self.config, config);
+        if old.listen != new.listen {
+            return Some("[[listen]] differs from what the router listens on".to_owned());
+        }
+        if old.supervisor != new.supervisor || old.python != new.python {
+            return Some("[supervisor] or [python] differs from what runs".to_owned());
+        }
+        if old.database != new.database || old.redis != new.redis {
+            return Some("[database] or [redis] differs from what the processes use".to_owned());
+        }
+        let layout = &self.around.layout;
+        let changed = |name: &UnitName| {
+            let path = layout.config_file(name);
+            files
+                .get(&path)
+                .is_some_and(|file| fs::read(&path).is_ok_and(|held| held.as_bytes() != file.bytes))
+        };
+        let running = topology.synapse().filter(|unit| self.topology.unit(&unit.name).is_some());
+        let concerned: Vec<&str> =
+            running.filter(|unit| changed(&unit.name)).map(|unit| unit.name.as_str()).collect();
+        (!concerned.is_empty()).then(|| format!("the change concerns {}", concerned.join(", ")))
+    }
+}
