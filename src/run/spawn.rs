@@ -38,6 +38,9 @@ const OWN_IMAGE: &str = "/proc/self/exe";
 /// Permission bits that new files of a process do not get.
 const UMASK: u32 = 0o027;
 
+/// A forked process shows its own title in the place of the fork server's arguments, as far as they reach: bytes.
+const ROOM_FOR_TITLES: usize = 200;
+
 /// What every start needs.
 #[derive(Debug)]
 pub(super) struct Surroundings {
@@ -202,6 +205,7 @@ fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option
             let mut argv = bootstrap(config, layout);
             argv.extend(["server".to_owned(), "--supervisor-uid".to_owned()]);
             argv.push(nix::unistd::geteuid().to_string());
+            argv.extend(["--padding".to_owned(), ".".repeat(ROOM_FOR_TITLES)]);
             let descriptors = vec![around.fork_server_control.as_fd()];
             Some(Program { argv, name: None, user: synapse, descriptors })
         }
