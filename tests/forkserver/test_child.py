@@ -1,0 +1,227 @@
+"""What a forked process is: its own descriptors, place and name, and the end of a plainly started one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .supervisor import APPS, BOOTSTRAP, Supervisor, describe, interpreter, listening, run_with_descriptors
+
+# Of the reactor that every process has: an epoll instance and a pipe to wake it.
+REACTOR = ["anon_inode:[eventpoll]", "pipe", "pipe"]
+
+
+def facts(supervisor: Supervisor, **changes: Any) -> dict[str, Any]:
+    child = supervisor.fork("plain_app", "facts", **changes).go()
+    assert child.wait() == 0, child.text()
+    found: dict[str, Any] = json.loads(child.text().splitlines()[0])
+    return found
+
+
+def kinds(descriptors: dict[str, str]) -> list[str]:
+    return sorted(name.partition(":[")[0] if name.startswith("pipe") else name for name in descriptors.values())
+
+
+# Mutation: linux.close_all_but() left out: seen red, and so was the server's own probe.
+def test_only_its_own_descriptors_are_open(shared: Supervisor) -> None:
+    path = shared.directory / "handed.sock"
+    with listening(path) as handed:
+        child = shared.fork("plain_app", "facts", listeners={path: handed}).go()
+        assert child.wait() == 0, child.text()
+        found = json.loads(child.text().splitlines()[0])["descriptors"]
+        inode = os.fstat(handed.fileno()).st_ino
+    assert {found[str(number)] for number in (1, 2)} == {str(child.output)}
+    expected = ["/dev/null", str(child.output), str(child.output), str(shared.directory / "lock")]
+    assert kinds(found) == sorted([*expected, *REACTOR, f"socket:[{inode}]"])
+
+
+# Mutation: os.environ.clear() left out: seen red (PATH of the server, and its LANG).
+def test_the_place_is_the_one_that_was_asked_for(shared: Supervisor) -> None:
+    wanted = {"HOME": "/nowhere", "PYTHONPATH": str(APPS), "SYNAPSE_CACHE_FACTOR": "2.0"}
+    found = facts(shared, environment=wanted, umask=0o077, nice=5, directory="/")
+    assert found["environment"] == {**found["environment"], **wanted}
+    assert set(found["environ"]) == {*wanted, "PATH", "PYTHONUNBUFFERED"}
+    assert (found["directory"], found["umask"], found["nice"]) == ("/", 0o077, 5)
+    assert found["argv"] == ["plain_app", "facts"]
+    assert found["session"], "it is the leader of a session of its own"
+    assert found["parent"] == os.getpid()
+    assert (found["threads"], found["blocked"], found["term"]) == (1, 0, True)
+
+
+# Mutation: the memory of the arguments not overwritten: seen red.
+def test_its_title_says_what_it_is(shared: Supervisor) -> None:
+    child = shared.fork("plain_app", "wait", unit="federation_sender-12").go()
+    child.wait_text("waiting")
+    command = Path(f"/proc/{child.pid}/cmdline").read_bytes().rstrip(b"\0")
+    assert command == b"synapse: federation_sender-12 plain_app wait"
+    assert Path(f"/proc/{child.pid}/comm").read_text(encoding="ascii") == "federation_send\n"
+    child.end()
+
+
+def test_a_title_that_does_not_fit_is_cut(shared: Supervisor) -> None:
+    child = shared.fork("plain_app", "wait", "x" * 4000).go()
+    child.wait_text("waiting")
+    command = Path(f"/proc/{child.pid}/cmdline").read_bytes()
+    assert command.startswith(b"synapse: generic-1 plain_app wait xxx")
+    assert len(command) < 1000
+    assert b"NOTIFY" not in command, "it does not run into the environment"
+    child.end()
+
+
+ENDINGS = [
+    (["exit", "0"], 0),
+    (["exit", "1"], 1),
+    (["exit", "2"], 2),
+    (["raise"], 1),
+    (["kill", "9"], -signal.SIGKILL),
+    (["kill", "15"], -signal.SIGTERM),
+    (["nothing"], 0),
+]
+
+
+# Mutation: os._exit(0) after main(): seen red for five of them.
+@pytest.mark.parametrize(("arguments", "status"), ENDINGS, ids=lambda value: str(value))
+def test_it_ends_as_a_plain_process_does(shared: Supervisor, arguments: list[str], status: int) -> None:
+    plain = subprocess.run(
+        [interpreter(), "-c", "import plain_app; plain_app.main()", *arguments],
+        env={"PYTHONPATH": str(APPS)},
+        cwd=shared.directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    child = shared.fork("plain_app", *arguments).go()
+    assert (child.wait(), plain.returncode) == (status, status)
+    assert ("atexit ran" in child.text()) == ("atexit ran" in plain.stdout) == (status >= 0)
+    assert ("RuntimeError: as ordered" in child.text()) == ("RuntimeError: as ordered" in plain.stderr)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"directory": "/nowhere"}, "FileNotFoundError"), ({"app": "no_such_app"}, "ModuleNotFoundError")],
+)
+def test_what_fails_before_main_says_so_in_its_output(
+    shared: Supervisor, changes: dict[str, Any], said: str
+) -> None:
+    child = shared.fork("plain_app", "facts", **changes).go()
+    assert child.wait() == 1
+    assert "Traceback" in child.text()
+    assert said in child.text()
+
+
+# Mutation: an EOF taken for the byte: seen red.
+def test_it_waits_for_its_byte_and_leaves_without_one(shared: Supervisor) -> None:
+    child = shared.fork("plain_app", "exit", "3")
+    assert Path(f"/proc/{child.pid}").exists()
+    child.forget()
+    assert child.wait() == 0
+    assert child.text() == "", "the app has not run"
+
+
+def test_its_death_is_its_own(shared: Supervisor) -> None:
+    """A signal that reaches it before it may go ends it, and not the server."""
+    child = shared.fork("plain_app", "wait")
+    child.kill()
+    assert child.wait() == -signal.SIGTERM
+    assert shared.server.poll() is None
+
+
+def test_it_follows_its_parent_into_death(tmp_path: Path) -> None:
+    """A process whose parent is not the supervisor that ordered it does not start."""
+    with Supervisor() as supervisor:
+        child = supervisor.fork("plain_app", "wait")
+        # Whoever connected is noted by the kernel; here it is a helper that has ended.
+        helper = subprocess.run(
+            [interpreter(), "-c", HELPER, str(supervisor.path), json.dumps(request(supervisor))],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        pid = json.loads(helper.stdout)["pid"]
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        text = (supervisor.directory / "orphan.log").read_text(encoding="utf-8")
+        assert "which has died" in text
+        child.end()
+
+
+HELPER = """
+import array, json, os, socket, sys
+path, request = sys.argv[1:]
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.connect(path)
+s.recv(1 << 18)
+out = os.open(os.path.dirname(path) + "/orphan.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+r, w = os.pipe()
+s.sendmsg([request.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [out, r, out]))])
+answer = s.recv(1 << 18).decode()
+os.write(w, b"g")
+print(answer)
+"""
+
+
+def request(supervisor: Supervisor) -> dict[str, Any]:
+    process = supervisor.process("plain_app", "facts")
+    return {"type": "fork", "unit": process["unit"], "incarnation": 99, "process": process}
+
+
+def test_started_by_exec_it_finds_its_descriptors(tmp_path: Path) -> None:
+    """The first fallback: no fork server, and the same process otherwise."""
+    path = tmp_path / "a.sock"
+    output = tmp_path / "output"
+    process = describe(tmp_path, "plain_app", "facts", listeners=[str(path)])
+    with listening(path) as handed, output.open("ab") as written, (tmp_path / "lock").open("w") as lock:
+        started = run_with_descriptors(
+            [interpreter(), "-I", "-B", str(BOOTSTRAP), "child", json.dumps(process)],
+            [lock.fileno(), handed.fileno()],
+            written.fileno(),
+            process["environment"],
+        )
+        assert started.wait(60) == 0, output.read_text(encoding="utf-8")
+        inode = os.fstat(handed.fileno()).st_ino
+    found = json.loads(output.read_text(encoding="utf-8").splitlines()[0])
+    expected = ["/dev/null", str(output), str(output), str(tmp_path / "lock")]
+    assert kinds(found["descriptors"]) == sorted([*expected, *REACTOR, f"socket:[{inode}]"])
+    assert found["argv"] == ["plain_app", "facts"]
+
+
+# Mutation: the check left out of run_checked(): seen red.
+def test_started_by_exec_it_asks_for_a_plain_start_where_it_does_not_recognise_synapse(tmp_path: Path) -> None:
+    process = describe(tmp_path, "plain_app", "facts")
+    output = tmp_path / "output"
+    with output.open("ab") as written, (tmp_path / "lock").open("w") as lock:
+        started = run_with_descriptors(
+            [interpreter(), "-I", "-B", str(APPS / "altered.py"), str(BOOTSTRAP), "twisted", "child", json.dumps(process)],
+            [lock.fileno()],
+            written.fileno(),
+            process["environment"],
+        )
+        assert started.wait(60) == 70
+    assert output.read_text(encoding="utf-8") == "twisted.web.http.HTTPChannel.checkPersistence does not exist\n"
+
+
+def test_a_process_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [interpreter(), "-I", "-B", str(BOOTSTRAP), "child", "{}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "unit is missing" in done.stderr
+
+
+def test_the_helper_hands_descriptors_over_in_order(tmp_path: Path) -> None:
+    """The stand-in itself: what the tests above rely on."""
+    left, right = socket.socketpair()
+    with left, right, (tmp_path / "out").open("ab") as output:
+        started = run_with_descriptors(
+            ["/bin/ls", "-l", "/proc/self/fd"], [left.fileno(), right.fileno()], output.fileno(), {}
+        )
+        assert started.wait(60) == 0
+        text = (tmp_path / "out").read_text(encoding="utf-8")
+        assert f"3 -> socket:[{os.fstat(left.fileno()).st_ino}]" in text
+        assert f"4 -> socket:[{os.fstat(right.fileno()).st_ino}]" in text
