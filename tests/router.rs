@@ -50,9 +50,16 @@ impl Harness {
     }
 
     fn with(parking: Parking) -> Self {
+        Self::of("generic = 1\ntyping = 1", parking, false)
+    }
+
+    fn of(workers: &str, parking: Parking, without_parking: bool) -> Self {
+        // Compiling the rules takes seconds in a debug build; no time-out of a test is to run meanwhile.
+        let _ = synvisor::route::Rules::get();
         let directory = tempfile::tempdir().unwrap();
-        let toml = "server_name = \"a.b\"\n[workers]\ngeneric = 1\ntyping = 1\n[supervisor]\nrun_dir = \".\"";
-        let config = Config::parse(toml, directory.path()).unwrap().config;
+        let toml =
+            format!("server_name = \"a.b\"\n[workers]\n{workers}\n[supervisor]\nrun_dir = \".\"");
+        let config = Config::parse(&toml, directory.path()).unwrap().config;
         let topology = Topology::of(&config);
         std::fs::create_dir(directory.path().join("client")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -65,6 +72,7 @@ impl Harness {
             allowed_uids: vec![nix::unistd::geteuid().as_raw()],
             drain_timeout: PATIENCE,
             parking,
+            without_parking,
         };
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -501,6 +509,7 @@ fn the_end_may_come_before_the_first_table() {
         allowed_uids: Vec::new(),
         drain_timeout: Duration::from_secs(3_600),
         parking: Parking::default(),
+        without_parking: false,
     };
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
