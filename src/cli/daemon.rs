@@ -49,6 +49,9 @@ pub(super) struct RouterArguments {
     supervisor_uid: u32,
     #[arg(long)]
     drain_timeout_ms: u64,
+    /// For tests and benchmarks: what a router does that neither lets requests wait nor sends them again.
+    #[arg(long, hide = true)]
+    without_parking: bool,
 }
 
 pub(super) fn router(arguments: RouterArguments) -> Exit {
@@ -66,6 +69,7 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         allowed_uids: vec![0, arguments.supervisor_uid],
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
         parking: router::Parking::default(),
+        without_parking: arguments.without_parking,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

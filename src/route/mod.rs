@@ -10,11 +10,15 @@ use crate::topology::UnitName;
 mod balance;
 mod explain;
 mod query;
+mod replay;
 mod rules;
 pub mod verify;
 
 pub use balance::Clues;
 pub use balance::token_of;
+pub use replay::REPLAYS;
+pub use replay::Replay;
+pub use replay::with_time_left;
 pub use rules::Rule;
 pub use rules::Rules;
 pub use rules::Sticky;
@@ -52,6 +56,8 @@ pub struct Route {
     pub rule: Rule,
     /// Indices into the table's members: the first tier with a member that is up answers.
     tiers: Vec<Vec<usize>>,
+    /// The number of the pool that all of them are: rules with the same processes share it, and wait in one queue.
+    pub pool: usize,
 }
 
 /// A process that requests can go to.
@@ -69,19 +75,31 @@ pub struct RouteTable {
     members: Vec<Member>,
     /// One for each rule.
     routes: Vec<Route>,
+    /// Sets of members, each sorted.
+    pools: Vec<Vec<usize>>,
 }
 
 impl RouteTable {
     pub fn of(topology: &Topology) -> Self {
         let rules = Rules::get();
         let serving: Vec<&Unit> = topology.synapse().filter(|unit| unit.client_socket.is_some()).collect();
-        let routes =
-            rules.all.iter().map(|rule| Route { rule: rule.clone(), tiers: tiers(rule, &serving) }).collect();
+        let mut pools: Vec<Vec<usize>> = Vec::new();
+        let routes = rules.all.iter().map(|rule| {
+            let tiers = tiers(rule, &serving);
+            let mut members = tiers.concat();
+            members.sort_unstable();
+            let pool = pools.iter().position(|pool| *pool == members).unwrap_or_else(|| {
+                pools.push(members);
+                pools.len() - 1
+            });
+            Route { rule: rule.clone(), tiers, pool }
+        });
+        let routes = routes.collect();
         let member = |unit: &Unit| Member {
             name: unit.name.clone(),
             number: balance::hash(unit.name.as_str().bytes()),
         };
-        Self { rules, members: serving.into_iter().map(member).collect(), routes }
+        Self { rules, members: serving.into_iter().map(member).collect(), routes, pools }
     }
 
     /// Decides about a request.
@@ -115,6 +133,17 @@ impl RouteTable {
             let up = members.filter(|member| up(&member.name));
             balance::choose(key, up.map(|member| (member.number, &member.name)))
         })
+    }
+
+    /// How many pools there are: [`Route::pool`] is below it.
+    pub const fn pools(&self) -> usize {
+        self.pools.len()
+    }
+
+    /// Whether one of a pool is up, so that every request for it can be answered.
+    pub fn is_served(&self, pool: usize, up: impl Fn(&UnitName) -> bool) -> bool {
+        let members = self.pools.get(pool).into_iter().flatten();
+        members.filter_map(|at| self.members.get(*at)).any(|member| up(&member.name))
     }
 
     /// Every process that may answer, those that are preferred first.

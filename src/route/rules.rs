@@ -13,6 +13,8 @@ use regex_automata::util::start;
 use crate::config::roles::Stream;
 
 use super::query;
+use super::replay;
+use super::replay::Replay;
 
 /// Verified against the servlets that Synapse 1.163 registers; the order is that of precedence.
 pub const TABLE: &str = include_str!("rules.tsv");
@@ -61,6 +63,8 @@ pub struct Rule {
     /// Any process but the owner would fail.
     pub strict: bool,
     query: query::Condition,
+    /// Where a method does not say enough.
+    pub(super) replays: Vec<(&'static str, Replay)>,
 }
 
 impl Rule {
@@ -86,7 +90,12 @@ impl Rule {
             wants: wants(eligible, preferred)?,
             strict: strict == "strict",
             query: query::Condition::parse(query)?,
+            replays: Vec::new(),
         })
+    }
+
+    pub(super) const fn takes_any_method(&self) -> bool {
+        self.methods.is_empty()
     }
 
     /// The methods of the rule as they are shown.
@@ -157,7 +166,9 @@ impl Rules {
     /// The rules of a table; what is no rule is left out.
     pub fn of(table: &'static str) -> Self {
         let lines = table.lines().filter(|line| !line.starts_with('#'));
-        let all: Vec<Rule> = lines.enumerate().filter_map(|(at, line)| Rule::parse(at + 1, line)).collect();
+        let mut all: Vec<Rule> =
+            lines.enumerate().filter_map(|(at, line)| Rule::parse(at + 1, line)).collect();
+        replay::exceptions(&mut all);
         let expressions: Vec<String> = all.iter().filter_map(Rule::expression).collect();
         let automaton = automaton(&expressions)
             .unwrap_or_else(|error| unreachable!("a test holds that the table makes an automaton: {error}"));

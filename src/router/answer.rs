@@ -10,7 +10,7 @@ use hyper::header;
 use hyper::header::HeaderName;
 use hyper::header::HeaderValue;
 
-use super::forward::Body;
+use super::body::Body;
 
 /// What Synapse sends with every answer (`synapse/http/server.py`, `set_cors_headers`).
 const CORS: [(HeaderName, &str); 3] = [

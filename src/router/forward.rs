@@ -1,45 +1,50 @@
-//! One request: whom it is for, waiting for that process if need be, and the bytes both ways.
+//! One request: whom it is for, the attempts to get it answered, and what becomes of it when one fails.
 
-use std::cell::Cell;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
 use std::time::Duration;
 
-use http_body_util::combinators::UnsyncBoxBody;
+use hyper::HeaderMap;
 use hyper::Method;
 use hyper::Request;
 use hyper::Response;
-use hyper::body::Body as HttpBody;
-use hyper::body::Bytes;
-use hyper::body::Frame;
+use hyper::Uri;
+use hyper::body::Body as _;
 use hyper::body::Incoming;
-use hyper::body::SizeHint;
 use hyper::header;
 use hyper::header::HeaderValue;
 use tokio::time::Instant;
 
+use crate::route;
 use crate::route::Clues;
 use crate::route::Decision;
+use crate::route::Replay;
 use crate::route::RequestHead;
 use crate::route::RouteTable;
 use crate::topology::UnitName;
 
 use super::answer;
 use super::answer::Refusal;
+use super::body::Body;
+use super::body::Download;
+use super::body::Source;
+use super::body::Upload;
+use super::charge::Charge;
+use super::charge::Choice;
 use super::headers;
 use super::headers::Client;
+use super::park;
+use super::park::Search;
 use super::state::State;
 use super::upstream::Connection;
-use super::upstream::InFlight;
 use super::upstream::Upstream;
 
 /// How long a process may take for the head of its response once it has the whole request.
 const RESPONSE: Duration = Duration::from_secs(180);
-/// After a failed attempt to connect: the process is starting to listen, or its end is about to be known.
-const RECONNECT: Duration = Duration::from_millis(50);
+/// A request that no process survives must not go on to the next one for ever.
+const MOST_REPLAYS: u32 = 2;
+/// A client that asked so long ago has most likely left its user alone with it.
+const REPLAY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Answers one request.
 pub(super) async fn answer(
@@ -69,16 +74,17 @@ pub(super) async fn answer(
         Decision::To(route) => {
             let client = Client::of(peer, request.headers(), &table.trusted_proxies);
             let authorization = request.headers().get(header::AUTHORIZATION);
-            let clues = Clues {
-                path: head.path,
-                query: head.query,
-                authorization: authorization.and_then(|value| value.to_str().ok()),
-                client: Some(client.address),
-            };
+            let authorization = authorization.and_then(|value| value.to_str().ok());
+            let clues =
+                Clues { path: head.path, query: head.query, authorization, client: Some(client.address) };
             let key = RouteTable::key(route, &clues, state.turn());
-            let choice = Choice { state, rule: route.rule.number, key };
-            let (request, activity) = prepare(request, client);
-            match send(state, &choice, request, &activity).await {
+            let replay = route.rule.replay(head.method);
+            let again = !state.without_parking && replay.allows(head.query, authorization);
+            let poll = again && replay == Replay::Poll;
+            let choice = Choice { rule: route.rule.number, key };
+            let charge = Charge { state: Rc::clone(state), choice };
+            let outgoing = Outgoing::new(request, client, again);
+            match send(charge, outgoing, poll).await {
                 Ok(response) => response,
                 Err(refusal) => refusal.response(),
             }
@@ -86,79 +92,80 @@ pub(super) async fn answer(
     }
 }
 
-/// Makes of a request that came in the one that goes out; its target is not touched.
-fn prepare(request: Request<Incoming>, client: Client) -> (Request<Upload>, Activity) {
-    let activity = Activity(Rc::new(Cell::new(Instant::now())));
-    let (mut head, body) = request.into_parts();
-    headers::remove_hop_by_hop(&mut head.headers);
-    headers::forwarded(&mut head.headers, client);
-    if !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH) {
-        // Without it hyper takes for granted that a GET has no body.
-        head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    head.version = hyper::Version::HTTP_11;
-    (Request::from_parts(head, Upload { body, activity: activity.clone() }), activity)
+/// A request on its way out, as often as it has to go.
+struct Outgoing {
+    /// The one to send next, if it is made already.
+    ready: Option<Request<Upload>>,
+    /// What another one is made of; the client library takes the first one with all that is in it.
+    again: Option<Head>,
+    source: Source,
+    arrived: Instant,
 }
 
-/// What decides which process a request goes to, whenever that is asked.
-struct Choice<'a> {
-    state: &'a State,
-    /// The number of its rule.
-    rule: usize,
-    /// What keeps it with its like.
-    key: u64,
+/// A request without its body.
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
 }
 
-impl Choice<'_> {
-    /// The process to ask now, by the table in force: while a request waits, its owner may become another one.
-    fn now(&self, without: &[Rc<Upstream>]) -> Option<Rc<Upstream>> {
-        let table = self.state.table();
-        let route = table.routes.route(self.rule)?;
-        let usable = |unit: &UnitName| {
-            let upstream = self.state.upstream(unit)?;
-            (!without.iter().any(|refused| Rc::ptr_eq(refused, &upstream))).then_some(upstream)
-        };
-        let unit = table.routes.choose(route, self.key, |unit| usable(unit).is_some())?;
-        usable(unit)
-    }
-}
-
-/// Waits until somebody who may answer is up; at most until `deadline`, and not if too many wait already.
-///
-/// Who is in `refused` is asked again only when nobody else is there, and after a pause; then the list is empty.
-async fn wait(
-    state: &Rc<State>,
-    choice: &Choice<'_>,
-    refused: &mut Vec<Rc<Upstream>>,
-    deadline: Instant,
-) -> Result<Rc<Upstream>, Refusal> {
-    let mut changes = state.changes();
-    if let Some(upstream) = choice.now(refused) {
-        return Ok(upstream);
-    }
-    let _parked = state.park().ok_or(Refusal::Busy)?;
-    loop {
-        let pause = if refused.is_empty() { deadline } else { deadline.min(Instant::now() + RECONNECT) };
-        refused.clear();
-        if tokio::time::timeout_at(pause, changes.changed()).await.is_err() && pause == deadline {
-            return Err(Refusal::Busy);
+impl Outgoing {
+    /// Makes of a request that came in the one that goes out; its target is not touched.
+    fn new(request: Request<Incoming>, client: Client, again: bool) -> Self {
+        let (mut head, body) = request.into_parts();
+        headers::remove_hop_by_hop(&mut head.headers);
+        headers::forwarded(&mut head.headers, client);
+        if !body.is_end_stream() && !head.headers.contains_key(header::CONTENT_LENGTH) {
+            // Without it hyper takes for granted that a GET has no body.
+            head.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
-        if let Some(upstream) = choice.now(&[]) {
-            return Ok(upstream);
+        head.version = hyper::Version::HTTP_11;
+        let copy = again.then(|| Head {
+            method: head.method.clone(),
+            uri: head.uri.clone(),
+            headers: head.headers.clone(),
+        });
+        let source = Source::new(body, again);
+        let ready = Some(Request::from_parts(head, source.reader()));
+        Self { ready, again: copy, source, arrived: Instant::now() }
+    }
+
+    /// Makes it anew after it was sent.
+    fn renew(&mut self) -> bool {
+        self.ready = self.again.as_ref().filter(|_| self.source.is_whole()).map(|head| {
+            let mut request = Request::new(self.source.reader());
+            *request.method_mut() = head.method.clone();
+            *request.uri_mut() = head.uri.clone();
+            *request.headers_mut() = head.headers.clone();
+            request
+        });
+        self.ready.is_some()
+    }
+
+    /// Lets a long-poll wait no longer than the client asked for, the time since it came included.
+    fn lower_timeout(&mut self) {
+        if let (Some(request), Some(Head { uri, .. })) = (&mut self.ready, &self.again)
+            && let Some(query) =
+                route::with_time_left(uri.query().unwrap_or_default(), park::milliseconds(self.arrived))
+            && let Ok(uri) = format!("{}?{query}", uri.path()).parse()
+        {
+            *request.uri_mut() = uri;
         }
     }
 }
 
-async fn send(
-    state: &Rc<State>,
-    choice: &Choice<'_>,
-    mut request: Request<Upload>,
-    activity: &Activity,
-) -> Result<Response<Body>, Refusal> {
-    let deadline = Instant::now() + state.parking.longest;
-    let mut refused = Vec::new();
+/// Whether a request goes again that was sent and lost, if it may at all.
+fn goes_again(replays: u32, since_arrival: Duration) -> bool {
+    replays < MOST_REPLAYS && since_arrival < REPLAY_WITHIN
+}
+
+/// Has a request answered by whoever may; `poll` says that it only waits for news.
+async fn send(charge: Charge, mut outgoing: Outgoing, poll: bool) -> Result<Response<Body>, Refusal> {
+    let mut search = Search::new(&charge);
+    let mut replays = 0;
+    let mut late = false;
     loop {
-        let upstream = wait(state, choice, &mut refused, deadline).await?;
+        let (upstream, going) = search.next().await?;
         let flight = upstream.enter();
         let reused = upstream.reuse();
         let fresh = reused.is_none();
@@ -167,19 +174,58 @@ async fn send(
             None => upstream.connect().await,
         };
         let Ok(mut connection) = connected else {
-            refused.push(upstream);
+            search.refused_by(upstream);
             continue;
         };
-        match attempt(&upstream, &mut connection, request, activity).await {
-            Attempt::Answered(response) => return Ok(pass_on(response, connection, flight)),
+        // It may have begun to stop while it was connected to.
+        if !upstream.is_open() {
+            continue;
+        }
+        late |= going.is_some();
+        if poll && late {
+            outgoing.lower_timeout();
+        }
+        let Some(request) = outgoing.ready.take() else { return Err(Refusal::Broken) };
+        match attempt(&upstream, &mut connection, request, &outgoing.source, poll).await {
+            Attempt::Answered(response) => {
+                let (mut head, body) = response.into_parts();
+                headers::remove_hop_by_hop(&mut head.headers);
+                let body = Download::new(body, connection, flight, charge.clone());
+                return Ok(Response::from_parts(head, Body::Upstream(body)));
+            }
             // It never left: it may go again, whatever it asks for.
             Attempt::Unsent(unsent) => {
-                request = unsent;
+                outgoing.ready = Some(unsent);
                 if fresh {
-                    refused.push(upstream);
+                    search.refused_by(upstream);
                 }
             }
-            Attempt::Failed(refusal) => return Err(refusal),
+            Attempt::Lost => {
+                if !goes_again(replays, outgoing.arrived.elapsed()) || !outgoing.renew() {
+                    charge.add(|counts| counts.cut += 1);
+                    return Err(Refusal::Broken);
+                }
+                replays += 1;
+                late = true;
+                charge.add(|counts| counts.replayed += 1);
+                search = Search::new(&charge);
+                // It has most likely ended, and the news of it is on its way.
+                search.refused_by(upstream);
+            }
+            Attempt::Left => {
+                if !outgoing.renew() {
+                    return Err(Refusal::Broken);
+                }
+                late = true;
+                if upstream.is_draining() {
+                    charge.add(|counts| counts.taken_back += 1);
+                } else {
+                    charge.add(|counts| counts.replayed += 1);
+                }
+                search = Search::new(&charge);
+            }
+            Attempt::TooSlow => return Err(Refusal::TooSlow),
+            Attempt::ClientLeft => return Err(Refusal::Broken),
         }
     }
 }
@@ -189,149 +235,65 @@ enum Attempt {
     /// No byte of it was written.
     Unsent(Request<Upload>),
     /// The process may have acted on it: asking again could do it twice.
-    Failed(Refusal),
+    Lost,
+    /// A long-poll whose process stops.
+    Left,
+    TooSlow,
+    /// It left in the middle of its upload.
+    ClientLeft,
 }
 
 async fn attempt(
     upstream: &Upstream,
     connection: &mut Connection,
     request: Request<Upload>,
-    activity: &Activity,
+    source: &Source,
+    mut poll: bool,
 ) -> Attempt {
     let answering = connection.sender.try_send_request(request);
     tokio::pin!(answering);
     loop {
         // An upload takes what time it takes; only silence counts.
-        let patience = activity.last() + RESPONSE;
+        let patience = source.active() + RESPONSE;
         tokio::select! {
+            biased;
             answered = &mut answering => return match answered {
                 Ok(response) => Attempt::Answered(response),
                 Err(mut error) => match error.take_message() {
                     Some(request) => Attempt::Unsent(request),
+                    None if error.error().is_user() => Attempt::ClientLeft,
                     None => {
-                        // A client that left in the middle of its upload is no news.
-                        if !error.error().is_user() {
-                            tracing::warn!("a request was lost: {}: {}", upstream.socket(), error.error());
-                        }
-                        Attempt::Failed(Refusal::Broken)
+                        tracing::warn!("a request was lost: {}: {}", upstream.socket(), error.error());
+                        Attempt::Lost
                     }
                 },
             },
+            () = upstream.left(), if poll => {
+                if source.is_whole() {
+                    return Attempt::Left;
+                }
+                poll = false;
+            }
             () = tokio::time::sleep_until(patience) => {
-                if activity.last() + RESPONSE <= Instant::now() {
+                if source.active() + RESPONSE <= Instant::now() {
                     tracing::warn!("a request was not answered: {}", upstream.socket());
-                    return Attempt::Failed(Refusal::TooSlow);
+                    return Attempt::TooSlow;
                 }
             }
         }
     }
 }
 
-fn pass_on(response: Response<Incoming>, connection: Connection, flight: InFlight) -> Response<Body> {
-    let (mut head, body) = response.into_parts();
-    headers::remove_hop_by_hop(&mut head.headers);
-    let mut body = Download { body, connection: Some((connection, flight)) };
-    if body.body.is_end_stream() {
-        body.ended();
-    }
-    Response::from_parts(head, Body::Upstream(body))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// When bytes of a request last came in.
-#[derive(Clone)]
-pub(super) struct Activity(Rc<Cell<Instant>>);
-
-impl Activity {
-    fn last(&self) -> Instant {
-        self.0.get()
-    }
-}
-
-/// A request's body on its way to a process.
-pub(super) struct Upload {
-    body: Incoming,
-    activity: Activity,
-}
-
-impl HttpBody for Upload {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if polled.is_ready() {
-            self.activity.0.set(Instant::now());
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A response's body on its way to the client; at its end the connection that it came by is free again.
-pub(super) struct Download {
-    body: Incoming,
-    connection: Option<(Connection, InFlight)>,
-}
-
-impl Download {
-    fn ended(&mut self) {
-        if let Some((connection, flight)) = self.connection.take() {
-            flight.upstream().keep(connection);
-        }
-    }
-}
-
-/// What a client gets.
-pub(super) enum Body {
-    Own(UnsyncBoxBody<Bytes, hyper::Error>),
-    Upstream(Download),
-}
-
-impl HttpBody for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut *self {
-            Self::Own(body) => Pin::new(body).poll_frame(context),
-            Self::Upstream(download) => {
-                let polled = Pin::new(&mut download.body).poll_frame(context);
-                match &polled {
-                    Poll::Ready(None) => download.ended(),
-                    Poll::Ready(Some(Ok(_))) if download.body.is_end_stream() => download.ended(),
-                    // A connection that broke is not kept.
-                    Poll::Ready(Some(Err(_))) => download.connection = None,
-                    Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
-                }
-                polled
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(body) => body.is_end_stream(),
-            Self::Upstream(download) => download.body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(body) => body.size_hint(),
-            Self::Upstream(download) => download.body.size_hint(),
-        }
+    #[test]
+    fn a_lost_request_goes_again_a_few_times_and_not_after_long() {
+        // Mutations: either bound taken away: each seen red.
+        assert!(goes_again(0, Duration::ZERO));
+        assert!(goes_again(MOST_REPLAYS - 1, REPLAY_WITHIN - Duration::from_millis(1)));
+        assert!(!goes_again(MOST_REPLAYS, Duration::ZERO));
+        assert!(!goes_again(0, REPLAY_WITHIN));
     }
 }

@@ -18,9 +18,13 @@ use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 mod answer;
+mod body;
+mod charge;
 mod control;
 mod forward;
 mod headers;
+mod park;
+mod queue;
 mod state;
 mod upstream;
 
@@ -45,12 +49,14 @@ pub struct RouterSetup {
     /// How long requests in flight may take at the end.
     pub drain_timeout: Duration,
     pub parking: Parking,
+    /// For comparison: nobody waits, nothing that was sent is sent again, a drain is over at once.
+    pub without_parking: bool,
 }
 
 /// The bounds of waiting for a process that is away.
 #[derive(Clone, Copy, Debug)]
 pub struct Parking {
-    /// Requests that wait at once: each holds a connection and some memory.
+    /// Requests that wait at once for one pool of processes: each holds a connection and some memory.
     pub most: usize,
     /// How long one waits.
     pub longest: Duration,
@@ -84,7 +90,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
     let local = LocalSet::new();
     local
         .run_until(async {
-            let state = State::new(setup.parking);
+            let state = State::new(setup.parking, setup.without_parking);
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));

@@ -19,6 +19,10 @@ use crate::wire::ListenerSettings;
 use crate::wire::ToRouter;
 
 use super::Parking;
+use super::charge::Choice;
+use super::park;
+use super::park::Waiter;
+use super::queue::Queues;
 use super::upstream::Upstream;
 
 /// Shared by every task of the router, which all run on one thread.
@@ -27,10 +31,10 @@ pub(super) struct State {
     /// Of each unit the process that is there: it takes requests, or is being drained.
     processes: RefCell<BTreeMap<UnitName, Rc<Upstream>>>,
     pub(super) parking: Parking,
-    parked: Cell<usize>,
+    /// Nobody waits, nothing is sent again: the router that there would be without all that, for comparison.
+    pub(super) without_parking: bool,
+    pub(super) queues: RefCell<Queues<Waiter>>,
     turn: Cell<u64>,
-    /// Changes whenever somebody who waits might find what it waits for.
-    changed: watch::Sender<u64>,
     /// Whether a table has ever come.
     known: watch::Sender<bool>,
     supervisor: RefCell<Option<mpsc::UnboundedSender<FromRouter>>>,
@@ -47,7 +51,7 @@ pub(super) struct Known {
 }
 
 impl State {
-    pub(super) fn new(parking: Parking) -> Rc<Self> {
+    pub(super) fn new(parking: Parking, without_parking: bool) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
         let empty = Known {
             routes: RouteTable::of(&nothing),
@@ -59,9 +63,9 @@ impl State {
             table: RefCell::new(Rc::new(empty)),
             processes: RefCell::default(),
             parking,
-            parked: Cell::new(0),
+            without_parking,
+            queues: RefCell::new(Queues::new(parking.most)),
             turn: Cell::new(0),
-            changed: watch::Sender::new(0),
             known: watch::Sender::new(false),
             supervisor: RefCell::default(),
             counted: RefCell::default(),
@@ -92,23 +96,24 @@ impl State {
         self.table.borrow().listeners.get(listener).is_some_and(|settings| settings.admin)
     }
 
-    /// Wakes with every change of who is up.
-    pub(super) fn changes(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
+    /// Whether one of a pool takes requests.
+    pub(super) fn is_served(&self, pool: usize) -> bool {
+        self.table.borrow().routes.is_served(pool, |unit| self.is_up(unit))
+    }
+
+    /// The unit that would have a request if everybody were up.
+    pub(super) fn owner(&self, choice: Choice) -> Option<UnitName> {
+        let routes = &self.table.borrow().routes;
+        routes.choose(routes.route(choice.rule)?, choice.key, |_| true).cloned()
+    }
+
+    pub(super) fn count(&self, unit: UnitName, change: impl FnOnce(&mut Counts)) {
+        change(self.counted.borrow_mut().entry(unit).or_default());
     }
 
     /// Resolves once the first table is there.
     pub(super) async fn first_table(&self) {
         let _ = self.known.subscribe().wait_for(|known| *known).await;
-    }
-
-    /// A place among those who wait, if there is one left.
-    pub(super) fn park(self: &Rc<Self>) -> Option<Parked> {
-        let parked = self.parked.get();
-        (parked < self.parking.most).then(|| {
-            self.parked.set(parked + 1);
-            Parked(Rc::clone(self))
-        })
     }
 
     /// From now on this connection is the supervisor's.
@@ -137,7 +142,17 @@ impl State {
                     listeners,
                     trusted_proxies,
                 };
-                self.processes.borrow_mut().retain(|unit, _| known.sockets.contains_key(unit));
+                self.processes.borrow_mut().retain(|unit, upstream| {
+                    let known = known.sockets.contains_key(unit);
+                    if !known {
+                        upstream.end();
+                    }
+                    known
+                });
+                let routes = &known.routes;
+                let mut queues = self.queues.borrow_mut();
+                queues.rehome(routes.pools(), |waiter| waiter.choice.pool(routes));
+                drop(queues);
                 *self.table.borrow_mut() = Rc::new(known);
                 self.known.send_replace(true);
                 self.tell(FromRouter::Accepting);
@@ -145,26 +160,37 @@ impl State {
             ToRouter::Up { unit, incarnation } => self.admit(unit, incarnation),
             ToRouter::Down { unit } => {
                 if let Some(upstream) = self.processes.borrow_mut().remove(&unit) {
-                    upstream.close_idle();
+                    upstream.end();
                 }
             }
             ToRouter::Drain { unit, incarnation } => self.drain(unit, incarnation),
             ToRouter::Count { ticket } => self.tell(FromRouter::Counts { ticket, counts: self.counts() }),
         }
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        let pools = self.table.borrow().routes.pools();
+        for pool in 0..pools {
+            self.release(pool);
+        }
     }
 
-    /// What was counted for each unit of the table.
+    /// What was counted for each unit of the table; whoever still waits counts as well.
     fn counts(&self) -> BTreeMap<UnitName, Counts> {
-        let counted = self.counted.borrow();
+        for waiter in self.queues.borrow().waiting() {
+            if let Some(unit) = self.owner(waiter.choice) {
+                let waited = park::milliseconds(waiter.since);
+                self.count(unit, |counts| counts.longest_ms = counts.longest_ms.max(waited));
+            }
+        }
+        let mut counted = self.counted.borrow_mut();
         let units = self.table.borrow().sockets.keys().cloned().collect::<Vec<_>>();
-        units
-            .into_iter()
-            .map(|unit| {
-                let counts = counted.get(&unit).copied().unwrap_or_default();
-                (unit, counts)
-            })
-            .collect()
+        let answer = units.into_iter().map(|unit| {
+            let counts = counted.get(&unit).copied().unwrap_or_default();
+            (unit, counts)
+        });
+        let answer = answer.collect();
+        for counts in counted.values_mut() {
+            counts.longest_ms = 0;
+        }
+        answer
     }
 
     fn admit(&self, unit: UnitName, incarnation: Incarnation) {
@@ -173,7 +199,10 @@ impl State {
         }
         let socket = self.table.borrow().sockets.get(&unit).cloned();
         if let Some(socket) = socket {
-            self.processes.borrow_mut().insert(unit, Upstream::new(incarnation, socket));
+            let before = self.processes.borrow_mut().insert(unit, Upstream::new(incarnation, socket));
+            if let Some(before) = before {
+                before.end();
+            }
         }
     }
 
@@ -186,17 +215,12 @@ impl State {
         let state = Rc::clone(self);
         let done = move || state.tell(FromRouter::Drained { unit, incarnation });
         match upstream {
+            Some(upstream) if self.without_parking => {
+                upstream.drain(|| ());
+                done();
+            }
             Some(upstream) => upstream.drain(done),
             None => done(),
         }
-    }
-}
-
-/// A request that waits.
-pub(super) struct Parked(Rc<State>);
-
-impl Drop for Parked {
-    fn drop(&mut self) {
-        self.0.parked.set(self.0.parked.get() - 1);
     }
 }

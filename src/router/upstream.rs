@@ -15,11 +15,12 @@ use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use nix::sys::socket::recv;
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::wire::Incarnation;
 
-use super::forward::Upload;
+use super::body::Upload;
 
 /// Twisted's own limit for an idle connection is a minute; ours ends first, so that it is not reused as it closes.
 const IDLE: Duration = Duration::from_secs(30);
@@ -47,13 +48,25 @@ struct Idle {
     since: Instant,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// It takes requests.
+    Open,
+    /// It is about to be stopped.
+    Draining,
+    /// It has ended, or is of no use any more.
+    Gone,
+}
+
 /// One process of a unit.
 pub(super) struct Upstream {
     pub(super) incarnation: Incarnation,
     socket: PathBuf,
     idle: RefCell<Vec<Idle>>,
     in_flight: Cell<usize>,
-    draining: Cell<bool>,
+    life: Cell<Life>,
+    /// Told when it takes no new requests any more.
+    leaving: Notify,
     /// Called once when the last request in flight has ended after a drain began.
     drained: RefCell<Option<Box<dyn FnOnce()>>>,
 }
@@ -65,7 +78,8 @@ impl Upstream {
             socket,
             idle: RefCell::default(),
             in_flight: Cell::new(0),
-            draining: Cell::new(false),
+            life: Cell::new(Life::Open),
+            leaving: Notify::new(),
             drained: RefCell::default(),
         })
     }
@@ -101,7 +115,7 @@ impl Upstream {
     pub(super) fn keep(self: Rc<Self>, mut connection: Connection) {
         tokio::task::spawn_local(async move {
             let ready = connection.sender.ready().await.is_ok();
-            if ready && !self.draining.get() && self.idle.borrow().len() < MOST_IDLE {
+            if ready && self.is_open() && self.idle.borrow().len() < MOST_IDLE {
                 self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
             }
         });
@@ -109,24 +123,45 @@ impl Upstream {
 
     /// Whether it takes new requests.
     pub(super) fn is_open(&self) -> bool {
-        !self.draining.get()
+        self.life.get() == Life::Open
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.life.get() == Life::Draining
+    }
+
+    /// Resolves as soon as it takes no new requests.
+    pub(super) async fn left(&self) {
+        let leaving = self.leaving.notified();
+        tokio::pin!(leaving);
+        // From here on nothing is missed.
+        leaving.as_mut().enable();
+        if self.is_open() {
+            leaving.await;
+        }
     }
 
     /// Takes new requests again: its drain was called off.
     pub(super) fn reopen(&self) {
-        self.draining.set(false);
+        self.life.set(Life::Open);
         self.drained.borrow_mut().take();
     }
 
-    /// Closes connections that nothing is sent on.
-    pub(super) fn close_idle(&self) {
+    fn leave(&self, life: Life) {
+        self.life.set(life);
         self.idle.borrow_mut().clear();
+        self.leaving.notify_waiters();
+    }
+
+    /// It is gone. What is in flight ends with its connection: one that the process had not taken yet is still in its
+    /// listening socket, from which the next process takes it, and sending that request again would do it twice.
+    pub(super) fn end(&self) {
+        self.leave(Life::Gone);
     }
 
     /// Takes no new request, and calls back when none is in flight any more, at once if there is none.
     pub(super) fn drain(&self, done: impl FnOnce() + 'static) {
-        self.draining.set(true);
-        self.close_idle();
+        self.leave(Life::Draining);
         *self.drained.borrow_mut() = Some(Box::new(done));
         self.tell_if_drained();
     }

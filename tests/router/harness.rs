@@ -1,0 +1,252 @@
+//! A router, with the supervisor's, a client's and a process's end of its connections.
+
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::poll;
+use synvisor::config::Config;
+use synvisor::router;
+use synvisor::router::Parking;
+use synvisor::router::RouterSetup;
+use synvisor::topology::Topology;
+use synvisor::topology::UnitName;
+use synvisor::wire::Counts;
+use synvisor::wire::FromRouter;
+use synvisor::wire::Incarnation;
+use synvisor::wire::ListenerSettings;
+use synvisor::wire::ToRouter;
+use tokio::time::Instant;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const VERSIONS: &str = "/_matrix/client/versions";
+pub(crate) const TYPING: &str = "/_matrix/client/v3/rooms/!r/typing/@u:x";
+
+/// A router with the supervisor's end of its connection.
+pub(crate) struct Harness {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) port: u16,
+    pub(crate) supervisor: BufReader<UnixStream>,
+    pub(crate) topology: Topology,
+    pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
+    pub(crate) thread: Option<JoinHandle<()>>,
+}
+
+impl Harness {
+    pub(crate) fn new() -> Self {
+        Self::with(Parking { most: 10, longest: PATIENCE })
+    }
+
+    pub(crate) fn with(parking: Parking) -> Self {
+        Self::of("generic = 1\ntyping = 1", parking, false)
+    }
+
+    pub(crate) fn of(workers: &str, parking: Parking, without_parking: bool) -> Self {
+        // Compiling the rules takes seconds in a debug build; no time-out of a test is to run meanwhile.
+        let _ = synvisor::route::Rules::get();
+        let directory = tempfile::tempdir().unwrap();
+        let toml = format!("server_name = \"a.b\"\n[workers]\n{workers}\n[supervisor]\nrun_dir = \".\"");
+        let config = Config::parse(&toml, directory.path()).unwrap().config;
+        let topology = Topology::of(&config);
+        std::fs::create_dir(directory.path().join("client")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let control = UnixListener::bind(directory.path().join("router.sock")).unwrap();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let setup = RouterSetup {
+            listeners: vec![listener],
+            control,
+            allowed_uids: vec![nix::unistd::geteuid().as_raw()],
+            drain_timeout: PATIENCE,
+            parking,
+            without_parking,
+        };
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(router::serve(setup, async { drop(stopped.await) })).unwrap();
+        });
+        let supervisor = connect_supervisor(&directory.path().join("router.sock"));
+        let mut harness =
+            Self { directory, port, supervisor, topology, stop: Some(stop), thread: Some(thread) };
+        harness.table();
+        harness
+    }
+
+    pub(crate) fn tell(&mut self, message: &ToRouter) {
+        let line = serde_json::to_string(message).unwrap() + "\n";
+        self.supervisor.get_mut().write_all(line.as_bytes()).unwrap();
+    }
+
+    pub(crate) fn hear(&mut self) -> FromRouter {
+        let mut line = String::new();
+        self.supervisor.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    pub(crate) fn table(&mut self) {
+        let listeners = vec![ListenerSettings { admin: false }];
+        let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+        self.tell(&ToRouter::Table { topology: self.topology.clone(), listeners, trusted_proxies });
+        assert_eq!(self.hear(), FromRouter::Accepting);
+    }
+
+    /// A process of a unit: its listening socket, which the router is told of.
+    pub(crate) fn up(&mut self, unit: &str, incarnation: u64) -> UnixListener {
+        let listener = self.listen(unit);
+        self.tell(&ToRouter::Up { unit: UnitName::new(unit), incarnation: Incarnation(incarnation) });
+        listener
+    }
+
+    pub(crate) fn listen(&self, unit: &str) -> UnixListener {
+        let path = self.directory.path().join("client").join(format!("{unit}.sock"));
+        let _ = std::fs::remove_file(&path);
+        UnixListener::bind(path).unwrap()
+    }
+
+    pub(crate) fn client(&self) -> Peer<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Peer(BufReader::new(stream))
+    }
+
+    pub(crate) fn down(&mut self, unit: &str) {
+        self.tell(&ToRouter::Down { unit: UnitName::new(unit) });
+        // The supervisor's messages are in order, and this one is answered.
+        self.table();
+    }
+
+    pub(crate) fn drain(&mut self, unit: &str, incarnation: u64) -> FromRouter {
+        let (unit, incarnation) = (UnitName::new(unit), Incarnation(incarnation));
+        self.tell(&ToRouter::Drain { unit: unit.clone(), incarnation });
+        FromRouter::Drained { unit, incarnation }
+    }
+
+    /// What was counted for a unit; nothing else may be told meanwhile.
+    pub(crate) fn counts(&mut self, unit: &str) -> Counts {
+        self.tell(&ToRouter::Count { ticket: 7 });
+        let FromRouter::Counts { ticket: 7, counts } = self.hear() else { panic!("no counts") };
+        counts[&UnitName::new(unit)]
+    }
+
+    /// Asks until so many requests for a unit have waited.
+    pub(crate) fn parked(&mut self, unit: &str, count: u64) {
+        let began = Instant::now();
+        while self.counts(unit).parked < count {
+            assert!(began.elapsed() < PATIENCE, "fewer than {count} wait");
+        }
+    }
+
+    /// Sends a request on a connection of its own.
+    pub(crate) fn request(&self, method: &str, target: &str) -> Peer<TcpStream> {
+        let mut client = self.client();
+        client.send(&format!("{method} {target} HTTP/1.1\r\nHost: a.b\r\nContent-Length: 0\r\n\r\n"));
+        client
+    }
+}
+
+impl Drop for Harness {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            assert!(std::thread::panicking() || ended.is_ok());
+        }
+    }
+}
+
+pub(crate) fn connect_supervisor(path: &Path) -> BufReader<UnixStream> {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    BufReader::new(stream)
+}
+
+/// One end of an HTTP connection.
+pub(crate) struct Peer<S: Read>(pub(crate) BufReader<S>);
+
+impl<S: Read + Write> Peer<S> {
+    pub(crate) fn send(&mut self, text: &str) {
+        self.0.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Everything up to the empty line.
+    pub(crate) fn head(&mut self) -> String {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(self.0.read_line(&mut head).unwrap(), 0, "the connection ended after {head:?}");
+        }
+        head
+    }
+
+    pub(crate) fn bytes(&mut self, count: usize) -> String {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// Whether the other side has closed the connection, with nothing before its end.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.0.read(&mut [0]).unwrap() == 0
+    }
+
+    /// Reads the head of a response and its body, whose length it must name.
+    pub(crate) fn response(&mut self) -> (String, String) {
+        let head = self.head();
+        let length = header(&head, "content-length").unwrap().parse().unwrap();
+        let body = self.bytes(length);
+        (head, body)
+    }
+}
+
+impl Peer<TcpStream> {
+    /// Whether something is there to be read.
+    pub(crate) fn is_told(&self) -> bool {
+        let mut waiting = [PollFd::new(self.0.get_ref().as_fd(), PollFlags::POLLIN)];
+        poll(&mut waiting, 0_u8).unwrap() == 1
+    }
+}
+
+pub(crate) fn accept(listener: &UnixListener) -> Peer<UnixStream> {
+    let milliseconds = u16::try_from(PATIENCE.as_millis()).unwrap();
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    assert_eq!(poll(&mut waiting, milliseconds).unwrap(), 1, "no connection came");
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Peer(BufReader::new(stream))
+}
+
+/// Whether no connection waits to be accepted.
+pub(crate) fn is_quiet(listener: &UnixListener) -> bool {
+    let mut waiting = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    poll(&mut waiting, 0_u8).unwrap() == 0
+}
+
+pub(crate) fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut values = head
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(held, _)| held.eq_ignore_ascii_case(name));
+    let value = values.next().map(|(_, value)| value);
+    assert!(values.next().is_none(), "{name} more than once in {head}");
+    value
+}
+
+/// Takes one request and answers it.
+pub(crate) fn answer(listener: &UnixListener) -> Peer<UnixStream> {
+    let mut server = accept(listener);
+    server.head();
+    server.send(OK);
+    server
+}
+
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
