@@ -29,7 +29,22 @@ use crate::wire::Incarnation;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The directory that Python runs, file by file.
-const PROGRAM: [(&str, &str); 0] = [];
+const PROGRAM: [(&str, &str); 14] = [
+    ("__main__.py", include_str!("python/__main__.py")),
+    ("synvisor/__init__.py", include_str!("python/synvisor/__init__.py")),
+    ("synvisor/child.py", include_str!("python/synvisor/child.py")),
+    ("synvisor/doublefork.py", include_str!("python/synvisor/doublefork.py")),
+    ("synvisor/graceful_stop.py", include_str!("python/synvisor/graceful_stop.py")),
+    ("synvisor/inherited.py", include_str!("python/synvisor/inherited.py")),
+    ("synvisor/linux.py", include_str!("python/synvisor/linux.py")),
+    ("synvisor/preload.py", include_str!("python/synvisor/preload.py")),
+    ("synvisor/probe.py", include_str!("python/synvisor/probe.py")),
+    ("synvisor/protocol.py", include_str!("python/synvisor/protocol.py")),
+    ("synvisor/recognition.py", include_str!("python/synvisor/recognition.py")),
+    ("synvisor/replication_pool.py", include_str!("python/synvisor/replication_pool.py")),
+    ("synvisor/server.py", include_str!("python/synvisor/server.py")),
+    ("synvisor/twisted_reactor.py", include_str!("python/synvisor/twisted_reactor.py")),
+];
 
 /// The program as files below a directory; not writable for who runs it.
 pub fn program(directory: &Path) -> FileSet {
