@@ -16,6 +16,7 @@ use crate::supervise::Ending;
 use crate::supervise::Exit;
 use crate::supervise::Input;
 use crate::supervise::Life;
+use crate::supervise::Time;
 use crate::sys::clock;
 use crate::sys::process;
 use crate::topology::Role;
@@ -31,6 +32,9 @@ use super::spawn;
 /// With this the bootstrap ends when it does not recognise the Synapse that it is to run.
 const UNRECOGNISED: Exit = Exit::Code(70);
 
+/// A fork takes milliseconds. A server that has not answered after this many hangs.
+const PATIENCE: u64 = 10_000;
+
 /// What is known of the fork server, and what it was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Births {
@@ -39,9 +43,16 @@ pub(super) struct Births {
     pub(super) problems: Vec<String>,
     /// Processes that were asked for, each with the pipe at which it waits for the word to begin; none for one that is
     /// no longer wanted.
-    asked: BTreeMap<Life, Option<OwnedFd>>,
+    asked: BTreeMap<Life, (Time, Option<OwnedFd>)>,
     /// How each present process was made.
     pub(super) made: BTreeMap<UnitName, Made>,
+}
+
+impl Births {
+    /// When a fork server that does not answer counts as hanging.
+    pub(super) fn overdue(&self) -> Option<Time> {
+        self.asked.values().map(|(since, _)| since.after(PATIENCE)).min()
+    }
 }
 
 impl Driver {
@@ -79,7 +90,7 @@ impl Driver {
             let (go, descriptors) = descriptors(&self.around, unit, held)?;
             let process = spawn::describe(unit, &self.config, &self.around, held);
             link.fork(life.clone(), process, descriptors);
-            self.births.asked.insert(life.clone(), Some(go));
+            self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
             return Ok(());
         }
         let pid = spawn::execute(unit, &self.config, &self.around, held)?;
@@ -102,6 +113,10 @@ impl Driver {
     }
 
     pub(super) fn hear_fork_server(&mut self, server: Life, event: Event) {
+        if self.pid(&server).is_none() {
+            // What it left undone was seen to when it ended; its successor may be there already.
+            return;
+        }
         match event {
             Event::Hello { synapse, problems } => {
                 for problem in &problems {
@@ -117,14 +132,24 @@ impl Driver {
                 tracing::warn!("{life} could not be forked: {reason}");
                 self.asked_in_vain(&life);
             }
-            Event::Lost(why) => {
-                if let Some(pid) = self.pid(&server) {
-                    tracing::warn!("the fork server is lost and will be replaced: {why}");
-                    let _ = process::signal(pid, nix::sys::signal::Signal::SIGKILL);
-                }
-                self.without_fork_server();
-            }
+            Event::Lost(why) => self.give_up_fork_server(&server, &why),
         }
+    }
+
+    /// It was asked for a process and says nothing.
+    pub(super) fn fork_server_hangs(&mut self) {
+        let server = self.pids.values().find(|life| life.unit == UnitName::fork_server()).cloned();
+        if let Some(server) = server {
+            self.give_up_fork_server(&server, "it does not answer");
+        }
+    }
+
+    fn give_up_fork_server(&mut self, server: &Life, why: &str) {
+        if let Some(pid) = self.pid(server) {
+            tracing::warn!("the fork server is lost and will be replaced: {why}");
+            let _ = process::signal(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+        self.without_fork_server();
     }
 
     /// What it was asked for is started in another way: a process that it may have made ends as its pipe closes.
@@ -138,7 +163,7 @@ impl Driver {
 
     fn asked_in_vain(&mut self, life: &Life) {
         match self.births.asked.remove(life) {
-            Some(Some(_)) => {
+            Some((_, Some(_))) => {
                 let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
                 let held = match self.sockets.hold(&unit, &self.around.users) {
                     Ok(held) => held,
@@ -152,7 +177,7 @@ impl Driver {
                     Err(error) => self.input(Input::StartFailed(life.clone(), error.to_string())),
                 }
             }
-            Some(None) => {
+            Some((_, None)) => {
                 let detail = None;
                 self.input(Input::Exited { life: life.clone(), exit: Exit::Code(0), detail });
             }
@@ -161,7 +186,7 @@ impl Driver {
     }
 
     fn forked(&mut self, life: Life, pid: i32) {
-        let Some(go) = self.births.asked.remove(&life) else { return };
+        let Some((_, go)) = self.births.asked.remove(&life) else { return };
         if process::parent(pid) != Some(std::process::id().cast_signed()) {
             return self.input(Input::StartFailed(life, "its process ended before it began".to_owned()));
         }
@@ -196,7 +221,7 @@ impl Driver {
             }
             // One that is gone already will be reaped.
             let _ = process::signal(pid, spawn::signal(role, ending));
-        } else if let Some(go) = self.births.asked.get_mut(life) {
+        } else if let Some((_, go)) = self.births.asked.get_mut(life) {
             *go = None;
         } else {
             // A service of somebody else's ends for us when we look away.

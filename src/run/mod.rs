@@ -150,6 +150,7 @@ impl Driver {
                     self.obey();
                 }
                 () = until(services_due) => self.give_up(),
+                () = until(self.births.overdue()) => self.fork_server_hangs(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = STARTING_NOTICE * 3;

@@ -1,0 +1,148 @@
+"""The fork server: what it makes, and what happens when it is not there, hangs, or does not know its Synapse."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import Deployment, command_line, deployed, wait_for
+
+WORKERS = "generic = 2\ntyping = 1"
+SYNAPSE = ("main", "generic-1", "generic-2", "typing-1")
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Deployment]:
+    with deployed(WORKERS) as deployment:
+        yield deployment
+
+
+def made(home: Deployment) -> dict[str, str]:
+    status = home.status()
+    assert status
+    return {unit["name"]: unit["made"] for unit in status["units"] if "made" in unit}
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def restart(home: Deployment, *arguments: str) -> None:
+    done = home.cli("restart", *arguments)
+    assert done.returncode == 0, done
+
+
+def test_processes_are_forked_and_are_the_supervisors_own(home: Deployment) -> None:
+    # Mutation: no second fork (doublefork.py): seen red, the fork server is the parent.
+    assert made(home) == dict.fromkeys(SYNAPSE, "forked")
+    assert home.process
+    for name in SYNAPSE:
+        pid = home.unit(name)["pid"]
+        assert parent(pid) == home.process.pid
+        assert command_line(pid).startswith(f"synapse: {name} ")
+
+
+def test_a_process_has_its_own_sockets_and_nothing_of_the_supervisors(home: Deployment) -> None:
+    # Mutation: descriptors not closed in the child (child.py, let_go): seen red, other units' sockets are open.
+    inodes = {}
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split()
+        # The flag of a socket that listens (include/uapi/linux/net.h, __SO_ACCEPTCON).
+        if len(fields) == 8 and int(fields[3], 16) & 0x10000:
+            inodes[fields[6]] = fields[7]
+    for name in SYNAPSE:
+        targets = [os.readlink(link) for link in Path(f"/proc/{home.unit(name)['pid']}/fd").iterdir()]
+        sockets = {target[8:-1] for target in targets if target.startswith("socket:[")}
+        listening = {Path(inodes[inode]) for inode in sockets if inode in inodes}
+        assert listening == {home.run / part / f"{name}.sock" for part in ("client", "private")}
+
+
+def test_connections_wait_while_a_process_restarts_and_are_refused_while_it_is_stopped(home: Deployment) -> None:
+    # Mutation: Effect::Unlisten not carried out (src/run/mod.rs): seen red, the path stays.
+    path = home.run / "private" / "generic-1.sock"
+    inode = path.stat().st_ino
+    restart(home, "generic-1")
+    assert path.stat().st_ino == inode, "the socket is the same before and after"
+    assert home.cli("stop", "generic-1").returncode == 0
+    assert not path.exists()
+    assert home.cli("start", "generic-1").returncode == 0
+    assert "process_start_time_seconds" in home.metrics("generic-1")
+
+
+def test_what_it_made_outlives_it(home: Deployment) -> None:
+    # Mutation: PR_SET_PDEATHSIG kept from the fork server (child.py, follow): seen red, its children end.
+    before = home.pids()
+    assert (pid := before["forkserver"])
+    os.kill(pid, signal.SIGKILL)
+
+    def another() -> bool | None:
+        unit = home.unit("forkserver")
+        return True if unit["state"] == "ready" and unit["pid"] != pid else None
+
+    wait_for("another fork server", another)
+    after = home.pids()
+    assert {name for name in before if before[name] != after[name]} == {"forkserver"}
+    restart(home, "generic-1")
+    assert made(home) == dict.fromkeys(SYNAPSE, "forked")
+
+
+def test_one_that_hangs_is_replaced_and_keeps_nobody_from_starting(home: Deployment) -> None:
+    # Mutation: `overdue` that is never due (src/run/births.rs): seen red, the restart does not end.
+    pid = home.unit("forkserver")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    restart(home, "generic-1")
+    assert home.unit("forkserver")["pid"] != pid
+    home.wait_ready()
+    assert made(home)["generic-1"] == "executed"
+    table = home.cli("status").stdout
+    assert "started without the fork server" in table
+    restart(home, "generic-1")
+    assert made(home)["generic-1"] == "forked"
+
+
+@pytest.mark.parametrize("part, way", [("forkserver", "executed"), ("bootstrap", "plain")])
+def test_there_is_a_way_without_it(part: str, way: str) -> None:
+    with deployed(WORKERS, without=(part,)) as home:
+        assert set(made(home).values()) == {way}
+        table = home.cli("status").stdout
+        assert ("slow" if way == "plain" else "without the fork server") in table
+        user = home.client().register("alice", "a password")
+        room = user.create_room()
+        for arguments in (("generic-1",), ("--all",), ("--all", "--at-once")):
+            user.send(room, f"before {arguments}")
+            restart(home, *arguments)
+            user.send(room, f"after {arguments}")
+        assert len(user.messages(room)) == 6
+        assert set(made(home).values()) == {way}
+
+
+def overlaid(venv: Path, directory: Path, customisation: str) -> Path:
+    """A virtualenv with everything of another one, and a `sitecustomize` of its own."""
+    subprocess.run([venv / "bin" / "python", "-m", "venv", "--without-pip", directory], check=True)
+    below = next((venv / "lib").glob("python3.*/site-packages"))
+    own = next((directory / "lib").glob("python3.*/site-packages"))
+    (own / "below.pth").write_text(f"{below}\n")
+    (own / "sitecustomize.py").write_text(customisation)
+    return directory
+
+
+@pytest.mark.parametrize("without", [(), ("forkserver",)])
+def test_a_synapse_that_is_not_recognised_is_started_plainly(without: tuple[str, ...]) -> None:
+    # Mutations, each seen red: problems of the hello ignored, exit status 70 not learnt from (src/run/births.rs).
+    home = Deployment("generic = 1", without=without)
+    try:
+        # With this Synapse installs another reactor than the one whose inner life the bootstrap knows.
+        customisation = "import os\nos.environ['SYNAPSE_ASYNC_IO_REACTOR'] = '1'\n"
+        home.venv = overlaid(home.venv, home.directory / "venv", customisation)
+        home.write()
+        home.start().wait_ready()
+        assert set(made(home).values()) == {"plain"}
+        assert "reactor" in home.cli("status").stdout
+        assert "versions" in home.client().call("GET", "/_matrix/client/versions")
+    finally:
+        home.close()
