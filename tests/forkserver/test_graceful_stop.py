@@ -1,4 +1,6 @@
-"""SIGTERM in a process with a small web server: what is in flight finishes, newcomers wait for the next one."""
+"""SIGTERM in a process with a small web server: what is in flight finishes, newcomers wait for the next
+one.
+"""
 
 from __future__ import annotations
 
@@ -172,7 +174,8 @@ def test_half_a_request_is_waited_for(web: Web) -> None:
     assert child.wait() == 0
 
 
-# Mutation: finishing when no request is in flight, though an answer is still being sent: seen red (it was cut).
+# Mutation: finishing when no request is in flight, though an answer is still being sent: seen red (it was
+# cut).
 def test_an_answer_that_is_still_on_its_way_arrives_whole(web: Web) -> None:
     child = web.start()
     idle = web.idle()
@@ -246,7 +249,8 @@ def test_without_it_a_stop_cuts(web: Web) -> None:
     assert child.wait() == 0
 
 
-# Mutation: Twisted's adoptStreamPort() in place of InheritedPort: seen red in mode, backlog and the second start.
+# Mutation: Twisted's adoptStreamPort() in place of InheritedPort: seen red in mode, backlog and the second
+# start.
 def test_a_handed_listener_is_left_as_it_was(web: Web) -> None:
     mode = web.path.stat().st_mode
     child = web.start()
@@ -282,7 +286,9 @@ def test_a_listener_that_was_not_handed_over_is_bound_as_ever(web: Web) -> None:
 
 
 def test_without_a_listener_to_come_newcomers_are_refused(web: Web) -> None:
-    """On a socket of its own nobody would come after this process, so that whoever waited would wait in vain."""
+    """On a socket of its own nobody would come after this process, so that whoever waited would wait in
+    vain.
+    """
     own = web.path.with_name("own.sock")
     child = web.start(str(own))
     idle, held = web.idle(), web.hold(child)
