@@ -16,7 +16,9 @@ reactor: Any = the_reactor
 def main() -> None:
     (path,) = sys.argv[1:]
     pool = HTTPConnectionPool(reactor)
-    agent: Any = ReplicationAgent(reactor, {"main": InstanceUnixLocationConfig(path=path)}, Any, pool=pool)
+    policy: Any = None  # Of TLS, which is not used on a Unix socket.
+    places: dict[str, Any] = {"main": InstanceUnixLocationConfig(path=path)}
+    agent: Any = ReplicationAgent(reactor, places, policy, pool=pool)
     called = agent.request(b"GET", b"synapse-replication://main/a")
     called.addCallback(readBody)
     called.addBoth(print)
