@@ -50,6 +50,15 @@ def loaded_late(child: Child) -> set[str]:
     return set(re.findall(r"loaded late: (.*)\.\n", text)[-1].split())
 
 
+# Mutation: load_bytecode() that finds nothing, and install() of the schemas left out: seen red.
+def test_a_process_does_not_compile_or_check_again_what_the_server_has(home: Homeserver) -> None:
+    child = home.start("counting_app", environment={"SYNAPSE_APP": MAIN})
+    home.wait_ready(child)
+    assert "compiled 0 templates, checked 0 schemas" in child.text()
+    assert "each process will" not in home.supervisor.server_log()
+    child.end()
+
+
 # Mutation: LATE emptied: seen red, here and with the worker.
 def test_main_loads_nothing_after_the_fork(home: Homeserver, main: Child) -> None:
     use(home.connect(), "loader")

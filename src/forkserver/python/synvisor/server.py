@@ -52,6 +52,13 @@ def prepare() -> Hello:
         return Hello("", [f"Synapse cannot be imported: {type(error).__name__}: {error}"])
     problems = preload.problems()
     if not problems:
+        try:
+            # Imported only here, since it builds on what a Synapse may not have.
+            from . import rehearsal
+
+            rehearsal.rehearse()
+        except Exception as error:
+            say(f"each process will compile its templates itself: {type(error).__name__}: {error}")
         preload.freeze()
         problems = probe.problems()
     return Hello(version, problems)
