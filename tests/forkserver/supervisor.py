@@ -33,10 +33,10 @@ LONG = 60.0
 T = TypeVar("T")
 
 
-def become_subreaper() -> None:
+def become_subreaper(on: bool = True) -> None:
     """What the supervisor is: the new parent of whoever loses his."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 

@@ -121,6 +121,23 @@ def test_what_was_sent_before_an_idle_connection_is_closed_is_answered(web: Web,
     until.unlink()
 
 
+# Mutation: the transport not stopped from reading: seen red (our own shutdown taken for the peer's end).
+def test_what_was_sent_just_in_time_may_take_its_time(web: Web) -> None:
+    child = web.start("race")
+    idle = web.idle()
+    until = web.supervisor.directory / "until"
+    busy = web.hold(child, f"/busy?until={until}")
+    idle.send_request("GET", "/hold")
+    child.kill()
+    until.touch()
+    assert busy.getresponse().read().startswith(b"answer of")
+    child.wait_text("holding 1")
+    child.kill(signal.SIGUSR1)
+    assert closing(idle.getresponse()) == b"released"
+    assert child.wait() == 0
+    until.unlink()
+
+
 def test_a_caller_learns_that_an_idle_connection_took_nothing(web: Web) -> None:
     """After the end of an idle connection a caller cannot send: it knows that nothing was done."""
     child = web.start()
@@ -155,13 +172,13 @@ def test_a_fresh_connection_that_stays_silent_does_not_hold_up_the_stop(web: Web
     assert silent.sock.recv(1) == b""
 
 
+# Mutation: channel._buffer not looked at: seen red.
 def test_half_a_request_is_waited_for(web: Web) -> None:
     child = web.start("patient")
     half = web.connect()
     half.connect()
     half.sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nab")
-    line = web.connect()
-    line.connect()
+    line = web.idle()
     line.sock.sendall(b"GE")
     idle = web.idle()
     stop(child, idle)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -213,12 +215,6 @@ os.kill(os.getpid(), 9)
 
 # Mutation: die_with_parent() left out in server and child: seen red.
 def test_server_and_children_end_with_the_supervisor() -> None:
-    import shutil
-    import sys
-
-    from .supervisor import become_subreaper
-
-    become_subreaper()
     done = subprocess.run(
         [interpreter(), "-c", PARENT, json.dumps(sys.path)], capture_output=True, text=True, check=False
     )
