@@ -61,6 +61,8 @@ def start(text: str, first_descriptor: int) -> None:
         process = decode(Process, decode_object(text))
     except Malformed as error:
         sys.exit(f"synvisor's bootstrap was called with a process that it cannot read: {error}")
+    # The environment in the argument is not read here; a supervisor does well to leave it empty.
+    show_name(process)
     default_signals()
     lock, above = first_descriptor, first_descriptor + 1
     run_checked(process, lock, range(above, above + len(process.listeners)))
@@ -143,4 +145,10 @@ def take_place(process: Process) -> None:
     # Read from the environment when it was imported, which was long ago.
     base: Any = importlib.import_module("synapse.app._base")
     base.sdnotify_sockaddr = process.environment.get("NOTIFY_SOCKET")
-    linux.set_title(process.unit, f"synapse: {process.unit} {process.app} {' '.join(process.arguments)}")
+    show_name(process)
+
+
+def show_name(process: Process) -> None:
+    """What `ps` shows: not the fork server's command line, and not one that may hold a secret."""
+    title = f"synapse: {process.unit} {process.app} {' '.join(process.arguments)}"
+    linux.set_title(process.unit, title)
