@@ -236,8 +236,6 @@ def memory(supervisor: Supervisor) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Anonymous:")))
 
 
-# Mutation: every message appended to a list of the server's: seen red (memory), and Message.close() left out:
-# red.
 def test_two_thousand_forks_leave_nothing_behind(shared: Supervisor) -> None:
     def forks(count: int) -> None:
         """In groups, so that the processes of one overlap and the next process is not waited for each
