@@ -33,6 +33,7 @@ lint: venv
 	$(CARGO) deny --log-level error check bans licenses sources
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" check --quiet tests src
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format --check --quiet tests src
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/mypy" --no-error-summary
 
 unit: venv
 	SYNVISOR_TEST_VENV="$$($(PYTHON) tests/support/toolchain.py)" $(CARGO) test --locked
@@ -59,7 +60,7 @@ fuzz:
 
 e2e: venv
 	$(CARGO) build --release --locked
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/e2e
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
 
 bench: venv
 	$(CARGO) build --release --locked

@@ -7,9 +7,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from .supervisor import BOOTSTRAP, Supervisor, supervised
+from .supervisor import BOOTSTRAP, Supervisor, become_subreaper, supervised
 
 sys.path.append(str(BOOTSTRAP))
+
+
+@pytest.fixture(scope="package", autouse=True)
+def subreaper() -> Iterator[None]:
+    """For these tests only: those of other folders would find the dead of their own unburied."""
+    become_subreaper()
+    yield
+    become_subreaper(on=False)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ MAIN = "synapse.app.homeserver"
 CONFIG = """
 server_name: localhost
 report_stats: false
+enable_metrics: true
 pid_file: {directory}/main.pid
 signing_key_path: {directory}/signing.key
 media_store_path: {directory}/media
@@ -64,6 +65,8 @@ class Connection(http.client.HTTPConnection):
         headers = {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "https"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
+        if isinstance(body, bytes):
+            headers["Content-Type"] = "image/png"
         text = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         self.request(method, target, text, headers)
 

@@ -33,10 +33,10 @@ LONG = 60.0
 T = TypeVar("T")
 
 
-def become_subreaper() -> None:
+def become_subreaper(on: bool = True) -> None:
     """What the supervisor is: the new parent of whoever loses his."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
@@ -131,7 +131,9 @@ class Connection:
 
     def send(self, message: object, descriptors: Sequence[int] = ()) -> None:
         data = message if isinstance(message, bytes) else json.dumps(message).encode()
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        )
         self.socket.sendmsg([data], rights)
 
     def receive(self) -> dict[str, Any]:
@@ -150,7 +152,9 @@ class Connection:
 class Supervisor:
     """A fork server in a directory of its own, and the processes that it was asked for."""
 
-    def __init__(self, *, command: Sequence[str] | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, command: Sequence[str] | None = None, environment: dict[str, str] | None = None
+    ) -> None:
         become_subreaper()
         self.directory = Path(tempfile.mkdtemp(prefix="svf", dir="/tmp"))
         self.path = self.directory / "forkserver.sock"
@@ -195,7 +199,12 @@ class Supervisor:
         process = self.process(changes.pop("app", app), *arguments, **changes)
         self.incarnation += 1
         output = self.directory / f"{process['unit']}.{self.incarnation}.log"
-        request = {"type": "fork", "unit": process["unit"], "incarnation": self.incarnation, "process": process}
+        request = {
+            "type": "fork",
+            "unit": process["unit"],
+            "incarnation": self.incarnation,
+            "process": process,
+        }
         reading, writing = os.pipe()
         written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         handed = [written, reading, self.lock, *(one.fileno() for one in sockets.values())]
@@ -207,7 +216,12 @@ class Supervisor:
             os.close(reading)
         if answer["type"] != "forked":
             os.close(writing)
-        assert answer == {**answer, "type": "forked", "unit": process["unit"], "incarnation": self.incarnation}
+        assert answer == {
+            **answer,
+            "type": "forked",
+            "unit": process["unit"],
+            "incarnation": self.incarnation,
+        }
         child = Child(answer["pid"], writing, output)
         self.children.append(child)
         return child
@@ -239,7 +253,12 @@ def describe(place: Path, app: str, /, *arguments: str, **changes: Any) -> dict[
         "app": app,
         "arguments": list(arguments),
         "listeners": [],
-        "environment": {"HOME": "/", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(APPS), "PYTHONUNBUFFERED": "1"},
+        "environment": {
+            "HOME": "/",
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(APPS),
+            "PYTHONUNBUFFERED": "1",
+        },
         "directory": str(place),
         "umask": 0o027,
         "nice": 0,

@@ -26,7 +26,9 @@ def facts(supervisor: Supervisor, **changes: Any) -> dict[str, Any]:
 
 
 def kinds(descriptors: dict[str, str]) -> list[str]:
-    return sorted(name.partition(":[")[0] if name.startswith("pipe") else name for name in descriptors.values())
+    return sorted(
+        name.partition(":[")[0] if name.startswith("pipe") else name for name in descriptors.values()
+    )
 
 
 # Mutation: linux.close_all_but() left out: seen red, and so was the server's own probe.
@@ -42,7 +44,7 @@ def test_only_its_own_descriptors_are_open(shared: Supervisor) -> None:
     assert kinds(found) == sorted([*expected, *REACTOR, f"socket:[{inode}]"])
 
 
-# Mutation: os.environ.clear() left out: seen red (PATH of the server, and its LANG).
+# Mutation: os.environ.clear() left out: seen red (LANG of the server).
 def test_the_place_is_the_one_that_was_asked_for(shared: Supervisor) -> None:
     wanted = {"HOME": "/nowhere", "PYTHONPATH": str(APPS), "SYNAPSE_CACHE_FACTOR": "2.0"}
     found = facts(shared, environment=wanted, umask=0o077, nice=5, directory="/")
@@ -86,7 +88,7 @@ ENDINGS = [
 ]
 
 
-# Mutation: os._exit(0) after main(): seen red for five of them.
+# Mutation: os._exit(0) after main(): seen red.
 @pytest.mark.parametrize(("arguments", "status"), ENDINGS, ids=lambda value: str(value))
 def test_it_ends_as_a_plain_process_does(shared: Supervisor, arguments: list[str], status: int) -> None:
     plain = subprocess.run(
@@ -188,27 +190,44 @@ def test_started_by_exec_it_finds_its_descriptors(tmp_path: Path) -> None:
     found = json.loads(output.read_text(encoding="utf-8").splitlines()[0])
     expected = ["/dev/null", str(output), str(output), str(tmp_path / "lock")]
     assert kinds(found["descriptors"]) == sorted([*expected, *REACTOR, f"socket:[{inode}]"])
+    assert found["command"] == "synapse: generic-1 plain_app facts", "the environment is not in sight"
     assert found["argv"] == ["plain_app", "facts"]
 
 
 # Mutation: the check left out of run_checked(): seen red.
-def test_started_by_exec_it_asks_for_a_plain_start_where_it_does_not_recognise_synapse(tmp_path: Path) -> None:
+def test_started_by_exec_it_asks_for_a_plain_start_where_it_does_not_recognise_synapse(
+    tmp_path: Path,
+) -> None:
     process = describe(tmp_path, "plain_app", "facts")
     output = tmp_path / "output"
     with output.open("ab") as written, (tmp_path / "lock").open("w") as lock:
         started = run_with_descriptors(
-            [interpreter(), "-I", "-B", str(APPS / "altered.py"), str(BOOTSTRAP), "twisted", "child", json.dumps(process)],
+            [
+                interpreter(),
+                "-I",
+                "-B",
+                str(APPS / "altered.py"),
+                str(BOOTSTRAP),
+                "twisted",
+                "child",
+                json.dumps(process),
+            ],
             [lock.fileno()],
             written.fileno(),
             process["environment"],
         )
         assert started.wait(60) == 70
-    assert output.read_text(encoding="utf-8") == "twisted.web.http.HTTPChannel.checkPersistence does not exist\n"
+    assert (
+        output.read_text(encoding="utf-8") == "twisted.web.http.HTTPChannel.checkPersistence does not exist\n"
+    )
 
 
 def test_a_process_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
-        [interpreter(), "-I", "-B", str(BOOTSTRAP), "child", "{}"], capture_output=True, text=True, check=False
+        [interpreter(), "-I", "-B", str(BOOTSTRAP), "child", "{}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1
     assert "unit is missing" in done.stderr

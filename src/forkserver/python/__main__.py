@@ -3,8 +3,9 @@
     python -I -B DIRECTORY server --supervisor-uid UID [--padding TEXT]
     python -I -B DIRECTORY child JSON
 
-The server finds its listening socket at descriptor 3. A child finds the lock there and its listeners above it, in the
-order in which JSON (protocol.Process) names them. The padding says nothing: it is room for a forked process's title.
+The server finds its listening socket at descriptor 3. A child finds the lock there and its listeners above
+it, in the order in which JSON (protocol.Process) names them. The padding says nothing: it is room for a
+forked process's title.
 """
 
 from __future__ import annotations

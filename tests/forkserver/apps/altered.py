@@ -15,7 +15,7 @@ def alter(what: str) -> None:
     if what == "twisted":
         from twisted.web.http import HTTPChannel
 
-        del HTTPChannel.checkPersistence  # type: ignore[attr-defined]
+        del HTTPChannel.checkPersistence
     elif what == "signature":
         from twisted.internet import unix
 

@@ -10,12 +10,13 @@ import time
 from typing import Any
 
 from synvisor import graceful_stop
-from twisted.internet import reactor
+from twisted.internet import reactor as the_reactor
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 BIG = 16 << 20
 held: list[Any] = []
+reactor: Any = the_reactor
 
 
 def say(text: str) -> None:
@@ -63,9 +64,10 @@ def main() -> None:
     if "before" in switches:
         say("before the reactor")
         signal.pause()
+    root: Any = Root  # Twisted's constructor has no types.
     for one in [path, *(switch for switch in switches if "/" in switch)]:
-        reactor.listenUNIX(one, Site(Root()), 50, 0o666, True)  # type: ignore[attr-defined]
-    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(release))  # type: ignore[attr-defined]
-    reactor.callWhenRunning(say, "serving")  # type: ignore[attr-defined]
-    reactor.run()  # type: ignore[attr-defined]
+        reactor.listenUNIX(one, Site(root()), 50, 0o666, True)
+    signal.signal(signal.SIGUSR1, lambda *_: reactor.callFromThread(release))
+    reactor.callWhenRunning(say, "serving")
+    reactor.run()
     say("the reactor has stopped")

@@ -8,12 +8,14 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 
 def facts() -> dict[str, object]:
     """What a process can see of itself."""
     return {
         "argv": sys.argv,
+        "command": Path("/proc/self/cmdline").read_text(encoding="utf-8").rstrip("\0"),
         "environment": dict(os.environ),
         "environ": sorted(os.environ),
         "directory": os.getcwd(),
@@ -43,6 +45,8 @@ def main() -> None:
         raise RuntimeError("as ordered")
     elif what == "kill":
         os.kill(os.getpid(), int(rest[0]))
+    elif what == "vanish":
+        os._exit(0)
     elif what == "wait":
         print("waiting")
         signal.pause()

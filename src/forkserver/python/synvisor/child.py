@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from . import graceful_stop, inherited, linux, recognition, replication_pool, twisted_reactor
 from .protocol import BEFORE_LISTENERS, Fork, Malformed, Process, decode, decode_object
@@ -53,11 +54,15 @@ def become(forked: Forked) -> None:
 
 
 def start(text: str, first_descriptor: int) -> None:
-    """The same in a process that was started for it: `text` is the Process, environment and place are its own."""
+    """The same in a process that was started for it: `text` is the Process, environment and place are its
+    own.
+    """
     try:
         process = decode(Process, decode_object(text))
     except Malformed as error:
         sys.exit(f"synvisor's bootstrap was called with a process that it cannot read: {error}")
+    # The environment in the argument is not read here; a supervisor does well to leave it empty.
+    show_name(process)
     default_signals()
     lock, above = first_descriptor, first_descriptor + 1
     run_checked(process, lock, range(above, above + len(process.listeners)))
@@ -119,7 +124,9 @@ def follow(supervisor: int) -> None:
         return
     linux.die_with_parent(PARENT_DEATH_SIGNAL)
     if os.getppid() != supervisor:
-        sys.exit(f"the parent is process {os.getppid()}, not the supervisor (process {supervisor}), which has died")
+        sys.exit(
+            f"the parent is process {os.getppid()}, not the supervisor (process {supervisor}), which has died"
+        )
 
 
 def take_place(process: Process) -> None:
@@ -135,6 +142,13 @@ def take_place(process: Process) -> None:
     os.umask(process.umask)
     if os.getpriority(os.PRIO_PROCESS, 0) != process.nice:
         os.setpriority(os.PRIO_PROCESS, 0, process.nice)
-    base = importlib.import_module("synapse.app._base")
+    # Read from the environment when it was imported, which was long ago.
+    base: Any = importlib.import_module("synapse.app._base")
     base.sdnotify_sockaddr = process.environment.get("NOTIFY_SOCKET")
-    linux.set_title(process.unit, f"synapse: {process.unit} {process.app} {' '.join(process.arguments)}")
+    show_name(process)
+
+
+def show_name(process: Process) -> None:
+    """What `ps` shows: not the fork server's command line, and not one that may hold a secret."""
+    title = f"synapse: {process.unit} {process.app} {' '.join(process.arguments)}"
+    linux.set_title(process.unit, title)

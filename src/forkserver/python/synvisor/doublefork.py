@@ -1,6 +1,7 @@
 """A process that is the supervisor's child, though the fork server made it.
 
-The supervisor is a child subreaper: when the process in the middle ends, the kernel gives it what that one had forked.
+The supervisor is a child subreaper: when the process in the middle ends, the kernel gives it what that one
+had forked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """SIGTERM in a process of Synapse: what is in flight finishes first.
 
-Synapse alone cuts every connection at once, which a caller in another process turns into a 502. Here the process stops
-accepting (newcomers wait in the kernel for the next one), answers what it has begun with `Connection: close`, and stops
-the reactor when its last connection is gone. Twisted's facts are those of `twisted/web/http.py`, 26.10.0.
+Synapse alone cuts every connection at once, which a caller in another process turns into a 502. Here the
+process stops accepting (newcomers wait in the kernel for the next one), answers what it has begun with
+`Connection: close`, and stops the reactor when its last connection is gone. Twisted's facts are those of
+`twisted/web/http.py`, 26.10.0.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import logging
 import socket
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.web.http import HTTPChannel
@@ -48,7 +49,8 @@ def install(reactor: Any, deadline: float) -> None:
 
 def watch_connections(drain: Drain) -> None:
     """Tells the drain of every HTTP connection and of every request that begins on one."""
-    made, lost, check = HTTPChannel.connectionMade, HTTPChannel.connectionLost, HTTPChannel.checkPersistence
+    kind: Any = HTTPChannel
+    made, lost, check = kind.connectionMade, kind.connectionLost, kind.checkPersistence
 
     def connection_made(self: HTTPChannel) -> None:
         drain.opened(self)
@@ -62,9 +64,9 @@ def watch_connections(drain: Drain) -> None:
         persistent: bool = check(self, request, version)
         return drain.asked(self, request, persistent)
 
-    HTTPChannel.connectionMade = connection_made
-    HTTPChannel.connectionLost = connection_lost
-    HTTPChannel.checkPersistence = check_persistence
+    kind.connectionMade = connection_made
+    kind.connectionLost = connection_lost
+    kind.checkPersistence = check_persistence
 
 
 class Drain:
@@ -145,10 +147,13 @@ class Drain:
 
 
 def stop_accepting(reactor: Any) -> None:
-    """Leaves newcomers to the next process where there are others who hold the socket, and refuses them elsewhere."""
-    for port in [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]:
+    """Leaves newcomers to the next process where there are others who hold the socket, and refuses them
+    elsewhere.
+    """
+    ports: list[Any] = [reader for reader in reactor.getReaders() if isinstance(reader, tcp.Port)]
+    for port in ports:
         if isinstance(port, InheritedPort):
-            port.stopReading()
+            port.stopReading()  # type: ignore[no-untyped-call]
         else:
             # Whoever waits in a backlog that ends with us has been promised an answer.
             port.doRead()
@@ -171,17 +176,17 @@ def say_close(request: Any) -> None:
 def close_if_idle(channel: HTTPChannel) -> None:
     """Closes a connection on which nothing was asked, unless something is there to be read.
 
-    On a Unix socket no request is lost in between: after the shutdown the peer cannot send (it gets EPIPE), what it sent
-    before is answered, and only then is there nothing left to lose.
+    On a Unix socket no request is lost in between: after the shutdown the peer cannot send (it gets EPIPE),
+    what it sent before is answered, and only then is there nothing left to lose.
     """
-    connection = _socket(channel)
+    connection, transport = _socket(channel), cast(Any, channel.transport)
     if channel._buffer or connection is None or _unread(connection):
         return
     if connection.family == socket.AF_UNIX:
         connection.shutdown(socket.SHUT_RD)
         if late := _all_unread(connection):
             # The end of input, which comes next, is of our own making, and not the peer's leaving.
-            channel.transport.stopReading()
+            transport.stopReading()
             channel.dataReceived(late)
             if channel.requests:
                 return

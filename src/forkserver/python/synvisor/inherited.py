@@ -13,21 +13,24 @@ from twisted.python.failure import Failure
 class InheritedPort(unix.Port):
     """A listening Unix socket of which others have copies, and whose path is not ours.
 
-    Twisted's own `adoptStreamPort` will not do (`twisted/internet/unix.py`, 26.10.0): it opens the path to everyone
-    (chmod 0666) and cuts the backlog to 50 when it starts, and shuts the socket down for all its holders and unlinks
-    the path when it closes.
+    Twisted's own `adoptStreamPort` will not do (`twisted/internet/unix.py`, 26.10.0): it opens the path to
+    everyone (chmod 0666) and cuts the backlog to 50 when it starts, and shuts the socket down for all its
+    holders and unlinks the path when it closes.
     """
 
     _shouldShutdown = False
 
     def startListening(self) -> None:
-        self.factory.doStart()
-        self.socket = self._preexistingSocket
+        factory: Any = self.factory
+        factory.doStart()
+        held = self._preexistingSocket
+        assert held, "a port of this kind is made by adopt()"
         self._preexistingSocket = None
-        self.fileno = self.socket.fileno
+        self.socket = held
+        self.fileno = held.fileno  # type: ignore[method-assign]
         self.connected = True
         self.numberAccepts = 100
-        self.startReading()
+        self.startReading()  # type: ignore[no-untyped-call]
 
     def connectionLost(self, reason: Failure) -> None:
         tcp.Port.connectionLost(self, reason)

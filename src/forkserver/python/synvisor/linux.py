@@ -1,4 +1,6 @@
-"""What Linux offers and Python does not: prctl, the title of a process, who is at the other end of a socket."""
+"""What Linux offers and Python does not: prctl, the title of a process, who is at the other end of a
+socket.
+"""
 
 from __future__ import annotations
 
@@ -61,8 +63,8 @@ def close_all_but(kept: Collection[int]) -> None:
 def set_title(name: str, title: str) -> None:
     """What `ps` shows: the short name (comm), and the command line as far as there is room for it.
 
-    The command line is the memory in which the kernel put the arguments at exec; it is overwritten in place, and what
-    does not fit is cut. It is there for people: where it cannot be found, nothing is changed.
+    The command line is the memory in which the kernel put the arguments at exec; it is overwritten in place,
+    and what does not fit is cut. It is there for people: where it cannot be found, nothing is changed.
     """
     prctl(_PR_SET_NAME, name.encode()[:_NAME_BYTES])
     # The second field is in brackets and may hold anything, so that counting starts after its last bracket.

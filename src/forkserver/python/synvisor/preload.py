@@ -1,6 +1,7 @@
 """Everything that a running main process or worker has loaded, loaded once, before the first fork.
 
-Import only: no configuration, no logging, no database. What is forked must have one thread and hold nothing open.
+Import only: no configuration, no logging, no database. What is forked must have one thread and hold nothing
+open.
 """
 
 from __future__ import annotations
@@ -15,25 +16,33 @@ from . import recognition
 
 APPS = ("synapse.app.homeserver", "synapse.app.generic_worker")
 
-LATE: tuple[str, ...] = ()
-"""Modules that Synapse and its libraries import when they are first used."""
-
-OPTIONAL = ("psycopg2", "txredisapi", "hiredis")
-"""What a homeserver may do without: PostgreSQL and Redis."""
+LATE = (
+    # Looked up by name when the first such text is read (configuration files).
+    "encodings.unicode_escape",
+    # Imported where a process turns out to have Redis, or media.
+    "synapse.replication.tcp.redis",
+    "synapse.rest.client.media",
+    # Imported by the first connection to PostgreSQL, and by the first picture.
+    "psycopg2.extras",
+    "psycopg2.sql",
+    "PIL.BmpImagePlugin",
+    "PIL.GifImagePlugin",
+    "PIL.JpegImagePlugin",
+    "PIL.PngImagePlugin",
+    "PIL.PpmImagePlugin",
+)
+"""What Synapse 1.163 and its libraries import when they first need it; what is not installed is not
+missed.
+"""
 
 
 def load() -> str:
     """Imports Synapse and returns its version; raises whatever the import does."""
-    # Nothing of this will ever be garbage; looking for some takes a third of the time.
-    gc.disable()
-    try:
-        for name in APPS:
+    for name in APPS:
+        importlib.import_module(name)
+    for name in LATE:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
-        for name in (*LATE, *OPTIONAL):
-            with contextlib.suppress(ImportError):
-                importlib.import_module(name)
-    finally:
-        gc.enable()
     return version("matrix-synapse")
 
 
@@ -47,6 +56,8 @@ def problems() -> list[str]:
 
 
 def freeze() -> None:
-    """Takes all objects out of garbage collection, whose marks would make every page of every child its own."""
+    """Takes all objects out of garbage collection, whose marks would make every page of every child its
+    own.
+    """
     gc.collect()
     gc.freeze()

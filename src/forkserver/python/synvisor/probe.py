@@ -1,4 +1,6 @@
-"""A trial before the first process: two children, made as real ones are, tell what they find themselves to be."""
+"""A trial before the first process: two children, made as real ones are, tell what they find themselves to
+be.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from . import child, twisted_reactor
 from .protocol import Process
 
 TIME_LIMIT_MS = 20_000
-"""For one of them; it takes milliseconds, and a server that waits for ever would be worse than a wrong answer."""
+"""For one of them; it takes milliseconds, and a server that waits for ever would be worse than a wrong
+answer.
+"""
 
 NOTIFY_SOCKET = "/synvisor/probe"
 """Where nothing is sent to: to be found again in the child's Synapse."""
@@ -94,14 +98,17 @@ def ask_child() -> Findings:
 
 
 def report(writing: int) -> None:
-    """Becomes what a process of Synapse becomes, as far as that is the same for all, and tells what it found."""
+    """Becomes what a process of Synapse becomes, as far as that is the same for all, and tells what it
+    found.
+    """
     # The child's own log is the server's.
     child.let_go(os.dup(2), {writing})
     child.take_place(Process("probe", "", (), (), {"NOTIFY_SOCKET": NOTIFY_SOCKET}, "/", 0o27, 0, 0))
     reactor = twisted_reactor.global_reactor()
     twisted_reactor.renew(reactor)
     called: list[bool] = []
-    reactor.callLater(0, lambda: (called.append(True), reactor.stop()))
+    reactor.callLater(0, called.append, True)
+    reactor.callLater(0, reactor.stop)
     own = {0, 1, 2, writing, reactor._poller.fileno(), reactor.waker.i, reactor.waker.o}
     strays = list(open_descriptors(own))
     epoll = watched(reactor._poller.fileno()) == [reactor.waker.i]
@@ -113,7 +120,10 @@ def report(writing: int) -> None:
 
 def watched(epoll: int) -> list[int]:
     """The descriptors that an epoll instance waits for; a shared one would show those of both processes."""
-    lines = Path(f"/proc/self/fdinfo/{epoll}").read_text(encoding="ascii").splitlines()
+    try:
+        lines = Path(f"/proc/self/fdinfo/{epoll}").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return []
     return [int(line.split()[1]) for line in lines if line.startswith("tfd:")]
 
 
@@ -137,7 +147,8 @@ def open_descriptors(expected: set[int]) -> Iterator[str]:
 
 def read_all(descriptor: int, limit_ms: int) -> bytes:
     """Everything up to the end, unless that takes longer than the limit; raises TimeoutError."""
-    waiting, parts = select.poll(), []
+    parts: list[bytes] = []
+    waiting = select.poll()
     waiting.register(descriptor, select.POLLIN)
     while waiting.poll(limit_ms):
         if not (part := os.read(descriptor, 1 << 16)):

@@ -79,7 +79,9 @@ class Forked:
 
 @dataclass(frozen=True)
 class Failed:
-    """The answer to a request that could not be followed; unit and incarnation are null where it did not say them."""
+    """The answer to a request that could not be followed; unit and incarnation are null where it did not say
+    them.
+    """
 
     unit: str | None
     incarnation: int | None
@@ -106,7 +108,7 @@ def decode_object(data: bytes | str) -> dict[str, Any]:
 def decode_fork(message: dict[str, Any]) -> Fork:
     """The request that an object is; raises Malformed."""
     if message.get("type") != "fork":
-        raise Malformed(f"unknown type of message {message.get('type')!r}: only \"fork\" is known")
+        raise Malformed(f'unknown type of message {message.get("type")!r}: only "fork" is known')
     request = decode(Fork, message)
     if request.process.unit != request.unit:
         raise Malformed(f"the request is for {request.unit} and its process for {request.process.unit}")
@@ -129,7 +131,7 @@ def decode(kind: type[T], value: object, place: str = "") -> T:
 
 
 def _checked(hint: Any, value: object, place: str) -> Any:
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return decode(hint, value, place)
     if get_origin(hint) is tuple:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):

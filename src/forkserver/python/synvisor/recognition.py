@@ -1,7 +1,7 @@
 """Whether this Synapse and Twisted have what the changes to them rely on.
 
-Where something is missing or has another shape, the answer is a sentence for each, and synvisor starts Synapse as
-anyone would: slower to start, and without a graceful stop.
+Where something is missing or has another shape, the answer is a sentence for each, and synvisor starts
+Synapse as anyone would: slower to start, and without a graceful stop.
 """
 
 from __future__ import annotations

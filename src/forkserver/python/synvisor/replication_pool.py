@@ -1,7 +1,8 @@
 """Calls between Synapse's processes, each on a connection of its own.
 
-Synapse keeps idle ones for two minutes (`synapse/http/client.py`, ReplicationClient, 1.163.2), and Twisted does not
-repeat a call with a body: one that is written just as its receiver closes the connection would be a 502 for a client.
+Synapse keeps idle ones for two minutes (`synapse/http/client.py`, ReplicationClient, 1.163.2), and Twisted
+does not repeat a call with a body: one that is written just as its receiver closes the connection would be a
+502 for a client.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The fork server: imports Synapse once, and forks a process of it for each request.
 
-It knows nothing of the processes that it made: they are the supervisor's children, and its own death takes none along.
+It knows nothing of the processes that it made: they are the supervisor's children, and its own death takes
+none along.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ ONLY_AT_EXEC = ("LD_", "GLIBC_TUNABLES", "MALLOC_", "PYTHONMALLOC", "SYNAPSE_ASY
 
 
 def serve(listener_descriptor: int, supervisor_uid: int) -> ForkedChild:
-    """Serves for ever in the server; in each process that it forks it returns, with what that process is to become."""
+    """Serves for ever in the server; in each process that it forks it returns, with what that process is to
+    become.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         # There is nothing to clean up: the default ends the server, also in the middle of an import.
         signal.signal(number, signal.SIG_DFL)
@@ -36,6 +39,7 @@ def serve(listener_descriptor: int, supervisor_uid: int) -> ForkedChild:
         sys.exit(0)
     os.set_inheritable(listener_descriptor, False)
     hello = prepare()
+    linux.set_title("synvisor-fork", f"synvisor: fork server for {sys.prefix}")
     server = Server(socket.socket(fileno=listener_descriptor), {0, os.getuid(), supervisor_uid}, hello)
     return server.run()
 
@@ -48,13 +52,22 @@ def prepare() -> Hello:
         return Hello("", [f"Synapse cannot be imported: {type(error).__name__}: {error}"])
     problems = preload.problems()
     if not problems:
+        try:
+            # Imported only here, since it builds on what a Synapse may not have.
+            from . import rehearsal
+
+            rehearsal.rehearse()
+        except Exception as error:
+            say(f"each process will compile its templates itself: {type(error).__name__}: {error}")
         preload.freeze()
         problems = probe.problems()
     return Hello(version, problems)
 
 
 class Server:
-    """The loop. One connection is in force, the newest: a new supervisor does not wait for an old one to leave."""
+    """The loop. One connection is in force, the newest: a new supervisor does not wait for an old one to
+    leave.
+    """
 
     def __init__(self, listener: socket.socket, uids: set[int], hello: Hello) -> None:
         self.listener = listener
@@ -90,7 +103,9 @@ class Server:
         uid = linux.peer(connection).uid
         if uid not in self.uids:
             connection.close()
-            return say(f"refused a connection of user {uid}: only {sorted(self.uids)} may order processes here")
+            return say(
+                f"refused a connection of user {uid}: only {sorted(self.uids)} may order processes here"
+            )
         connection.setblocking(False)
         self.hang_up()
         self.connection = connection
@@ -118,9 +133,11 @@ class Server:
             message = Message.receive(self.connection)
         except OSError as error:
             say(f"hung up on the supervisor, which could not be read: {error}")
-            return self.hang_up()
+            self.hang_up()
+            return None
         if not message.data and not message.descriptors:
-            return self.ended()
+            self.ended()
+            return None
         child = self.follow(message, linux.peer(self.connection).pid)
         if child is None:
             message.close()
@@ -133,6 +150,7 @@ class Server:
             sys.exit(0)
 
     def follow(self, message: Message, supervisor: int) -> ForkedChild | None:
+        """Answers a request; returns a process in the forked one only."""
         unit, incarnation = None, None
         try:
             content = protocol.decode_object(message.data)
@@ -152,19 +170,22 @@ class Server:
         """Raises Malformed if a request cannot be followed."""
         if message.cut:
             raise Malformed(
-                f"the message was cut: at most {protocol.MOST_BYTES} bytes and {protocol.MOST_DESCRIPTORS} descriptors"
+                f"the message was cut: at most {protocol.MOST_BYTES} bytes "
+                f"and {protocol.MOST_DESCRIPTORS} descriptors"
             )
         wanted = BEFORE_LISTENERS + len(request.process.listeners)
         if len(message.descriptors) != wanted:
             raise Malformed(
-                f"{len(message.descriptors)} descriptors came with the request, and it needs {wanted}: output, go, lock "
-                "and one for each listener"
+                f"{len(message.descriptors)} descriptors came with the request, and it needs {wanted}: "
+                "output, go, lock and one for each listener"
             )
         if self.hello.problems:
             raise Malformed(f"this Synapse cannot be forked: {'; '.join(self.hello.problems)}")
         for name, value in request.process.environment.items():
             if name.startswith(ONLY_AT_EXEC) and os.environ.get(name) != value:
-                raise Malformed(f"{name} has an effect only where a program begins: start {request.unit} by itself")
+                raise Malformed(
+                    f"{name} has an effect only where a program begins: start {request.unit} by itself"
+                )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Twisted's global reactor after a fork: the same object, since Synapse holds it everywhere, on descriptors of its own.
+"""Twisted's global reactor after a fork: the same object, since Synapse holds it everywhere, on descriptors
+of its own.
 
-Both processes would otherwise wait on one epoll instance and wake each other. Sources: `twisted/internet/base.py`,
-`epollreactor.py` (26.10.0), `synapse/metrics/_reactor_metrics.py` (1.163.2).
+Both processes would otherwise wait on one epoll instance and wake each other. Sources:
+`twisted/internet/base.py`, `epollreactor.py` (26.10.0), `synapse/metrics/_reactor_metrics.py` (1.163.2).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ def global_reactor() -> Any:
 def close(reactor: Any) -> None:
     """Closes what the reactor of the forking process had open, through the objects that own the descriptors.
 
-    An epoll object that were left would close its number once more when it is forgotten, whosever it is by then.
+    An epoll object that were left would close its number once more when it is forgotten, whosever it is by
+    then.
     """
     for reader in list(reactor._internalReaders):
         reader.connectionLost(None)
