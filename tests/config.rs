@@ -178,6 +178,25 @@ fn the_example_of_the_readme_is_right() {
     assert_eq!(Topology::of(&parsed.config).synapse().count(), 20);
 }
 
+#[test]
+fn the_commands_of_the_readme_name_files_that_are_there() {
+    // Mutations, each seen red: a file's name misspelt in README.md; systemd-sysusers given a relative path, which it
+    // looks for in sysusers.d alone and then makes no user.
+    let readme = read(&root().join("README.md"));
+    let commands: Vec<&str> =
+        readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    let words = commands.iter().flat_map(|block| block.split_whitespace());
+    let named = words.map(|word| word.trim_matches('"').trim_start_matches("$PWD/"));
+    let files: Vec<&str> =
+        named.filter(|word| word.starts_with("config/") || word.starts_with("packaging/")).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        assert!(root().join(file).exists(), "{file}");
+    }
+    let sysusers = readme.split("systemd-sysusers ").nth(1).unwrap();
+    assert!(sysusers.starts_with("\"$PWD/"), "{sysusers}");
+}
+
 /// The reference with everything switched on that has a default; what has none is an example only.
 fn reference_switched_on() -> String {
     let schema: serde_json::Value = serde_json::from_str(&schema::schema()).unwrap();
