@@ -118,6 +118,42 @@ fn twelve_mistakes_are_twelve_problems() {
 }
 
 #[test]
+fn what_is_no_text_is_told_so() {
+    // Mutations, each seen red: the place of the first foreign byte taken for 0; no bound of the size.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("synvisor.toml");
+    fs::write(&file, b"server_name = \"a.b\"\npublic_baseurl = \"https://\xe4.b/\"\n").unwrap();
+    let (said, code) = check(&file);
+    assert!(
+        said.starts_with("synvisor.toml:2:27: error: this is not UTF-8")
+            && said.contains("save the file as UTF-8"),
+        "{said}"
+    );
+    assert_eq!(code, 78);
+    fs::write(&file, "a\n".repeat(200_000)).unwrap();
+    let (said, code) = check(&file);
+    assert!(said.contains("larger than 256 KiB") && said.contains("--config FILE"), "{said}");
+    assert_eq!(code, 78);
+    fs::write(&file, "a\n".repeat(2_000)).unwrap();
+    let (said, _) = check(&file);
+    assert_eq!(said.matches(": error: ").count(), 101);
+    assert!(said.contains("1900 more lines are not TOML"), "{said}");
+}
+
+#[test]
+fn a_reader_who_leaves_early_is_no_failure() {
+    // Mutation: println! in src/cli/output.rs: seen red (a panic, as in `synvisor schema | head`).
+    for arguments in [["schema", "--config", "x"], ["check", "--config", "config/examples/smallest.toml"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_synvisor"));
+        let output = command.args(arguments).current_dir(root()).stdout(writer).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), ""));
+    }
+}
+
+#[test]
 fn what_is_shipped_is_right_and_needs_no_warning() {
     let mut shipped = files_in("config/examples", "toml");
     shipped.push(root().join("config/synvisor.toml"));
@@ -129,6 +165,36 @@ fn what_is_shipped_is_right_and_needs_no_warning() {
         assert!(problems.iter().all(|line| about_secrets(line)), "{}: {said}", file.display());
         assert_eq!(code, 0, "{}: {said}", file.display());
     }
+}
+
+#[test]
+fn the_example_of_the_readme_is_right() {
+    // Mutation: `generic` misspelt in README.md: seen red.
+    let readme = read(&root().join("README.md"));
+    let example = readme.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let parsed = parsed(example);
+    assert!(parsed.warnings.is_empty(), "{:#?}", parsed.warnings);
+    // Main and the preset's sixteen workers, with three generic ones more.
+    assert_eq!(Topology::of(&parsed.config).synapse().count(), 20);
+}
+
+#[test]
+fn the_commands_of_the_readme_name_files_that_are_there() {
+    // Mutations, each seen red: a file's name misspelt in README.md; systemd-sysusers given a relative path, which it
+    // looks for in sysusers.d alone and then makes no user.
+    let readme = read(&root().join("README.md"));
+    let commands: Vec<&str> =
+        readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next()).collect();
+    let words = commands.iter().flat_map(|block| block.split_whitespace());
+    let named = words.map(|word| word.trim_matches('"').trim_start_matches("$PWD/"));
+    let files: Vec<&str> =
+        named.filter(|word| word.starts_with("config/") || word.starts_with("packaging/")).collect();
+    assert!(files.len() >= 3, "{files:?}");
+    for file in files {
+        assert!(root().join(file).exists(), "{file}");
+    }
+    let sysusers = readme.split("systemd-sysusers ").nth(1).unwrap();
+    assert!(sysusers.starts_with("\"$PWD/"), "{sysusers}");
 }
 
 /// The reference with everything switched on that has a default; what has none is an example only.

@@ -1,5 +1,6 @@
 //! Printing: the only place that writes to standard output and error.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where the command line prints")]
+//!
+//! Whoever reads may leave early (`synvisor schema | head`); then there is nobody to tell.
 
 use std::fmt::Display;
 use std::io;
@@ -12,17 +13,17 @@ use crate::wire::UnitSummary;
 
 /// A result, on standard output.
 pub(super) fn line(text: impl Display) {
-    println!("{text}");
+    let _ = writeln!(io::stdout(), "{text}");
 }
 
 /// A problem, on standard error.
 pub(super) fn problem(text: impl Display) {
-    eprintln!("{text}");
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Problems as they were printed; nothing if there are none.
 pub(super) fn problems(printed: &str) {
-    eprint!("{printed}");
+    let _ = write!(io::stderr(), "{printed}");
 }
 
 /// Bytes as they are; false when nobody reads them any more.

@@ -96,6 +96,10 @@ const TIMEOUTS: RangeInclusive<u64> = 1..=3_600_000;
 /// Where the Filesystem Hierarchy Standard wants run-time files; the command line looks here too.
 pub const RUN_DIR: &str = "/run/synvisor";
 
+/// Where the Filesystem Hierarchy Standard wants state; the virtualenv lies in it by default.
+pub(super) const STATE_DIR: &str = "/var/lib/synvisor";
+pub(super) const VENV: &str = "venv";
+
 /// What holds for a unit that nothing was said of; the reasons stand with the keys.
 pub const LOG_LEVEL: &str = "INFO";
 pub(super) const CP_MIN: u16 = 1;

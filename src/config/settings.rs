@@ -1,5 +1,7 @@
 //! The settings that Synapse knows, as Synapse 1.163 reads them (`synapse/config/*.py`).
 
+use std::collections::BTreeSet;
+
 use super::nearest::nearest;
 
 /// Name and type of each, a line each; types as in Synapse's `schema/synapse-config.schema.yaml`.
@@ -59,20 +61,29 @@ const NESTED: [(&str, &str); 16] = [
     ("endpoint", "matrix_authentication_service"),
 ];
 
-/// What to do about a setting that Synapse does not know.
-pub(super) fn remedy<'a>(name: &str, installed: impl Iterator<Item = &'a str>) -> String {
-    if let Some((_, home)) = NESTED.iter().find(|(nested, _)| *nested == name) {
-        return format!("it belongs in [synapse.{home}]");
+/// What to do about a setting that the installed Synapse does not know, or that 1.163 does not where none is; none if it
+/// does.
+pub(super) fn unknown(name: &str, installed: Option<&BTreeSet<String>>) -> Option<String> {
+    let known: Vec<&str> = installed
+        .map_or_else(|| names().collect(), |installed| installed.iter().map(String::as_str).collect());
+    if known.contains(&name) {
+        return None;
     }
-    let mut known: Vec<&str> = names().collect();
-    known.extend(installed);
-    match nearest(name, known.iter().copied()) {
+    if let Some((_, home)) = NESTED.iter().find(|(nested, _)| *nested == name) {
+        return Some(format!("it belongs in [synapse.{home}]"));
+    }
+    if type_of(name).is_some() {
+        return Some(
+            "the installed Synapse is of another version: remove it, or install one that has it".to_owned(),
+        );
+    }
+    Some(match nearest(name, known) {
         Some(nearest) => format!("did you mean \"{nearest}\"?"),
         None => {
             "Synapse ignores what it does not know: remove it, or look its name up in Synapse's documentation"
                 .to_owned()
         }
-    }
+    })
 }
 
 #[cfg(test)]
@@ -89,5 +100,17 @@ mod tests {
         assert_eq!(type_of("email"), Some(Type::Table));
         assert_eq!(type_of("max_upload_size"), Some(Type::Other));
         assert_eq!(type_of("max_uplaod_size"), None);
+    }
+
+    #[test]
+    fn the_installed_synapse_decides_what_is_known() {
+        // Mutations, each seen red: `names` asked though there is an installed one; both asked.
+        let installed = ["brand_new", "modules"].map(str::to_owned).into();
+        assert_eq!(unknown("brand_new", Some(&installed)), None);
+        assert!(unknown("brand_new", None).is_some());
+        assert_eq!(unknown("brand_mew", Some(&installed)).as_deref(), Some("did you mean \"brand_new\"?"));
+        assert!(unknown("turn_uris", Some(&installed)).unwrap().contains("another version"));
+        assert!(!unknown("max_uplaod_size", Some(&installed)).unwrap().contains("max_upload_size"));
+        assert_eq!(unknown("max_uplaod_size", None).as_deref(), Some("did you mean \"max_upload_size\"?"));
     }
 }

@@ -1,6 +1,7 @@
 //! Settings of homeserver.yaml: those that are passed through, those that are synvisor's business, and those that
 //! Synapse would take and then do something else.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -8,7 +9,6 @@ use toml::Table;
 use toml::Value;
 use toml::de::DeValue;
 
-use super::Named;
 use super::check::Wrong;
 use super::forms;
 use super::problem::Problem;
@@ -77,13 +77,12 @@ pub(super) struct Settings {
     pub(super) table: Table,
     /// Places of secrets that are named in it.
     pub(super) secrets: Vec<(SecretSource, Range<usize>)>,
-    /// What Synapse 1.163 does not know.
-    pub(super) unknown: Vec<Named>,
 }
 
 /// Reads a table of settings; what synvisor owns is a problem that names the right place.
 pub(super) fn read(
     reader: &Reader<'_, '_>,
+    installed: Option<&BTreeSet<String>>,
     state_dir: &Path,
     base: &Path,
     problems: &mut Vec<Problem>,
@@ -96,20 +95,23 @@ pub(super) fn read(
             problems.push(Problem::error(key.span(), what, remedy));
             continue;
         }
+        if let Some(remedy) = settings::unknown(name, installed) {
+            problems.push(Problem::warning(key.span(), format!("Synapse has no setting {name}"), remedy));
+        }
         let mut plainer = Plainer { base, problems: &mut *problems, secrets: &mut settings.secrets };
         let Some(plain) = plainer.plain(name, value.get_ref(), value.span()) else { continue };
-        match settings::type_of(name) {
-            None => settings.unknown.push(Named { name: name.to_owned(), place: key.span() }),
-            Some(of) => {
-                if let Some(wrong) = mistyped(name, of, &plain, value.get_ref()) {
-                    let what = format!("{name} {}", wrong.what);
-                    problems.push(Problem::error(value.span(), what, wrong.remedy));
-                }
-            }
+        let of = settings::type_of(name);
+        if let Some(wrong) = of.and_then(|of| mistyped(name, of, &plain, value.get_ref())) {
+            problems.push(Problem::error(value.span(), format!("{name} {}", wrong.what), wrong.remedy));
         }
         settings.table.insert(name.to_owned(), plain);
     }
     settings
+}
+
+/// Whether Synapse 1.163 has a setting.
+pub(super) fn knows(name: &str) -> bool {
+    settings::type_of(name).is_some()
 }
 
 /// Reads a table within a setting: whatever stands in it is Synapse's business.

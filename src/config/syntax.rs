@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use super::problem::Problem;
 
+/// Problems beyond this many are counted only: they come of one slip, or the file is something else.
+const MOST: usize = 100;
+
 /// One problem a line: what the parser says after the first is mostly an echo of it.
 pub(super) fn problems(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
-    let line = |at: usize| text.get(..at).map_or(0, |before| before.matches('\n').count());
+    let ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+    let line = |at: usize| ends.partition_point(|end| *end < at);
     let mut by_line: BTreeMap<usize, Problem> = BTreeMap::new();
     for error in errors {
         let place = error.span().unwrap_or(text.len()..text.len());
@@ -15,7 +19,18 @@ pub(super) fn problems(text: &str, errors: &[toml::de::Error]) -> Vec<Problem> {
             Problem::error(place, format!("this is not TOML: {message}"), remedy(message))
         });
     }
-    by_line.into_values().collect()
+    let beyond = by_line.len().saturating_sub(MOST);
+    let mut problems: Vec<Problem> = by_line.into_values().collect();
+    if let Some(place) = problems.get(MOST).and_then(|problem| problem.place.clone()) {
+        problems.truncate(MOST);
+        let what = format!("{beyond} more lines are not TOML");
+        problems.push(Problem::error(
+            place,
+            what,
+            "mend the first ones, or name another file with --config FILE",
+        ));
+    }
+    problems
 }
 
 /// The slips that people make, and for the others how TOML is written.

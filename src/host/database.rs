@@ -18,6 +18,8 @@ use tokio_postgres::error::SqlState;
 use crate::config::Config;
 use crate::config::Database;
 use crate::config::Endpoint;
+use crate::sys::process::may_change_user;
+use crate::sys::users;
 use crate::sys::users::User;
 use crate::topology;
 
@@ -84,7 +86,7 @@ pub async fn reach_postgres(config: &Config, password: Option<&str>) -> Result<(
     settings.user(user).dbname(database).password(password.unwrap_or_default());
     match within(connect(&endpoint, &settings)).await {
         Ok(_client) => Ok(()),
-        Err(Failure::Postgres(error)) => explain(&error, &place, user, database),
+        Err(Failure::Postgres(error)) => explain(&error, &place, user, database, &config.supervisor.user),
         Err(Failure::Other(error)) => Err(format!(
             "PostgreSQL at {place} cannot be reached: {error}\n  is it running, and are host and port in [database] right?"
         )),
@@ -92,7 +94,13 @@ pub async fn reach_postgres(config: &Config, password: Option<&str>) -> Result<(
 }
 
 /// What PostgreSQL's refusal means; not every refusal is one for Synapse.
-fn explain(error: &tokio_postgres::Error, place: &str, user: &str, database: &str) -> Result<(), String> {
+fn explain(
+    error: &tokio_postgres::Error,
+    place: &str,
+    user: &str,
+    database: &str,
+    system_user: &str,
+) -> Result<(), String> {
     let text = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
     let head = format!("PostgreSQL at {place} refuses user {user} and database {database}: {text}");
     let code = error.code();
@@ -102,6 +110,20 @@ fn explain(error: &tokio_postgres::Error, place: &str, user: &str, database: &st
         if text.contains("no encryption") {
             // We come without TLS; libpq, which Synapse uses, will negotiate it.
             return Ok(());
+        }
+        // PostgreSQL's pg_hba.conf, `peer`: who comes over the Unix socket is who the kernel says.
+        if text.starts_with("Peer authentication failed") {
+            let synapse = users::user(system_user).filter(|_| may_change_user());
+            if synapse.is_some_and(|synapse| synapse.uid != users::own_uid()) {
+                // Synapse comes as somebody else than we do, and may be let in.
+                return Ok(());
+            }
+            let name = users::own_name();
+            return Err(format!(
+                "{head}\n  over a Unix socket it lets each system user in under its own name, and this is {name}: \
+                 write user = \"{name}\" in [database] (make it with: createuser {name}), \
+                 or host = \"127.0.0.1\" and a password_file"
+            ));
         }
         return Err(format!("{head}\n  check user and password_file in [database]"));
     }

@@ -16,6 +16,9 @@ use crate::sys::fs;
 use super::secrets;
 use super::settings;
 
+/// Bytes of the longest file that is looked at; the longest example has some two thousand.
+const LARGEST: u64 = 256 * 1024;
+
 /// A TOML file as it was read.
 #[derive(Clone, Debug)]
 pub struct Document {
@@ -86,25 +89,30 @@ impl fmt::Display for Unusable {
 /// # Errors
 /// The file cannot be read, or it has errors: all of them.
 pub fn load(path: &Path, credentials: Option<&OsString>) -> Result<Loaded, Unusable> {
-    let text = read(path)?;
+    let (text, foreign) = read(path)?;
     // Children and sockets must not depend on the directory that a command was given in.
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = whole.parent().unwrap_or(Path::new("/"));
     let document = Document { name: path.display().to_string(), text };
-    let parsed = match Config::parse(&document.text, base) {
+    if let Some(at) = foreign {
+        let what = "this is not UTF-8, and TOML has no other encoding";
+        let problem = Problem::error(at..at + 1, what, "save the file as UTF-8 in your editor");
+        return Err(Unusable::Problems(document, vec![problem]));
+    }
+    let installed = settings::installed(&Config::venv(&document.text, base));
+    let parsed = match Config::parse_for(&document.text, base, installed.as_ref()) {
         Ok(parsed) => parsed,
         Err(problems) => return Err(Unusable::Problems(document, problems)),
     };
-    let mut warnings = parsed.warnings.clone();
-    let installed = settings::installed(&parsed.config.python.venv);
-    warnings.extend(parsed.unknown_settings(&installed.unwrap_or_default()));
+    let warnings = parsed.warnings.clone();
     let secrets::Found { values, unfit, hidden } =
         secrets::look(&parsed.files, &parsed.config.supervisor.user, credentials.map(Path::new));
     Ok(Loaded { document, parsed, warnings, secrets: values, unfit, hidden })
 }
 
-fn read(path: &Path) -> Result<String, Unusable> {
-    fs::read(path).map_err(|error| {
+/// The text of a file, and where the first byte stood that is not UTF-8.
+fn read(path: &Path) -> Result<(String, Option<usize>), Unusable> {
+    let bytes = fs::read_start(path, LARGEST + 1).map_err(|error| {
         let remedy = if error.kind() == io::ErrorKind::NotFound {
             "write one (the smallest is one line: server_name = \"example.com\"), or name it with --config FILE"
         } else if error.kind() == io::ErrorKind::PermissionDenied {
@@ -114,7 +122,17 @@ fn read(path: &Path) -> Result<String, Unusable> {
         };
         let permission = error.kind() == io::ErrorKind::PermissionDenied;
         Unusable::Unread { text: format!("{error}\n  {remedy}\n"), permission }
-    })
+    })?;
+    if bytes.len() as u64 > LARGEST {
+        let text = format!(
+            "{} is larger than {} KiB: that is no configuration of synvisor\n  name another one with --config FILE\n",
+            path.display(),
+            LARGEST / 1024
+        );
+        return Err(Unusable::Unread { text, permission: false });
+    }
+    let foreign = std::str::from_utf8(&bytes).err().map(|error| error.valid_up_to());
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), foreign))
 }
 
 /// The run directory of a configuration, which may have mistakes: a daemon that runs has a good one.
@@ -122,7 +140,7 @@ fn read(path: &Path) -> Result<String, Unusable> {
 /// # Errors
 /// The file cannot be read.
 pub fn run_dir(path: &Path) -> Result<PathBuf, Unusable> {
-    let text = read(path)?;
+    let (text, _) = read(path)?;
     let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = whole.parent().unwrap_or(Path::new("/"));
     Ok(base.join(Config::run_dir(&text)))

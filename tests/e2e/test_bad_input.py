@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import socket
 import venv as venv_module
 from collections.abc import Iterator
@@ -9,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deployment import ROOT_USER, Deployment, deployed, free_port
+from tests.bench.services import Services
+from tests.support.deployment import ORDINARY, ROOT_USER, UNPRIVILEGED, Deployment, deployed, free_port
 
 
 @pytest.fixture
@@ -128,6 +131,34 @@ def test_unreachable_database(fresh: Deployment) -> None:
     assert "[database]" in done.stderr
     # Nothing but what every start writes: secrets and rendered files, whole and private.
     assert sorted(path.name for path in (fresh.state / "config").iterdir()) == ["main.log.yaml", "main.yaml"]
+
+
+def test_a_database_that_goes_by_the_system_user(fresh: Deployment) -> None:
+    # Mutations, each seen red: the supervisor's own user taken for Synapse's (root is refused, and nothing
+    # starts); every refusal taken for one of us alone.
+    services = Services(fresh.venv)
+    try:
+        services.admit_by("peer")
+        fresh.services = services.toml().replace("[redis]", 'user = "synapse"\n[redis]')
+        fresh.extra = 'dependency_timeout = "2s"'
+        fresh.run_as = ORDINARY
+        if ORDINARY:
+            os.chown(fresh.directory, *ORDINARY)
+        fresh.write()
+        done = fresh.cli("supervise", timeout=60)
+        assert done.returncode == 1, done
+        name = UNPRIVILEGED if ROOT_USER else getpass.getuser()
+        assert 'Peer authentication failed for user "synapse"' in done.stderr
+        assert f'user = "{name}"' in done.stderr
+        assert f"createuser {name}" in done.stderr
+        if ROOT_USER:
+            # Root is not whom Synapse comes as; nobody may come as synapse here.
+            services.admit_by("peer map=synapse", f"synapse {UNPRIVILEGED} synapse")
+            fresh.run_as = None
+            fresh.start().wait_ready()
+    finally:
+        fresh.close()
+        services.close()
 
 
 def test_virtualenv_without_synapse(fresh: Deployment) -> None:

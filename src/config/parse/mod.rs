@@ -1,6 +1,7 @@
 //! From the text of the TOML file to a [`Config`], or to every mistake in it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -33,6 +34,11 @@ use super::syntax;
 const SMALLEST: &str = "write the domain that stands in user and room ids, as in @alice:example.com; the smallest file is\n    \
                         server_name = \"example.com\"";
 
+/// What to do about a file that is named for a secret and is not there.
+const FILL_IN: &str = "write the secret into it, with mode 0600, or correct the path";
+const OLD_KEY: &str = "put the homeserver's signing key there, with mode 0600, or correct the path: it is the file that \
+                       signing_key_path of its old homeserver.yaml names";
+
 /// Bytes of the path of a Unix socket on Linux: `sun_path` less its terminating zero.
 const LONGEST_SOCKET_PATH: usize = 107;
 
@@ -44,31 +50,31 @@ struct Parser<'b> {
     problems: Vec<Problem>,
     files: Vec<Referred>,
     effective: Vec<Effective>,
-    unknown: Vec<super::Named>,
+    installed: Option<&'b BTreeSet<String>>,
 }
 
 /// Parses the text of a configuration; relative paths in it start at `base`.
 ///
 /// # Errors
 /// Every problem of the file, errors and warnings.
-pub(super) fn parse(text: &str, base: &Path) -> Result<Parsed, Vec<Problem>> {
+pub(super) fn parse(
+    text: &str,
+    base: &Path,
+    installed: Option<&BTreeSet<String>>,
+) -> Result<Parsed, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What stands where is uncertain now: checking it would report what nobody wrote.
         return Err(syntax::problems(text, &errors));
     }
     let mut parser =
-        Parser { base, problems: Vec::new(), files: Vec::new(), effective: Vec::new(), unknown: Vec::new() };
+        Parser { base, problems: Vec::new(), files: Vec::new(), effective: Vec::new(), installed };
     let config = parser.root(Reader::root(Source { text, base }, root.get_ref()));
     let wrong = parser.problems.iter().any(|problem| problem.severity == Severity::Error);
     match config {
-        Some(config) if !wrong => Ok(Parsed {
-            config,
-            warnings: parser.problems,
-            files: parser.files,
-            effective: parser.effective,
-            unknown: parser.unknown,
-        }),
+        Some(config) if !wrong => {
+            Ok(Parsed { config, warnings: parser.problems, files: parser.files, effective: parser.effective })
+        }
         Some(_) | None => Err(parser.problems),
     }
 }
@@ -183,8 +189,7 @@ impl Parser<'_> {
     }
 
     fn refer(&mut self, source: SecretSource, place: Range<usize>) {
-        let remedy = "write the secret into it, with mode 0600, or correct the path";
-        self.files.push(Referred { source, place, remedy });
+        self.files.push(Referred { source, place, remedy: FILL_IN });
     }
 
     fn secrets(&mut self, reader: &mut Reader<'_, '_>, dirs: &Supervisor) -> Secrets {
@@ -192,7 +197,8 @@ impl Parser<'_> {
         for secret in Secret::ALL {
             match reader.secret(secret.key(), &mut self.problems) {
                 Some(found) => {
-                    self.refer(found.value.clone(), found.place);
+                    let remedy = if secret == Secret::SigningKey { OLD_KEY } else { FILL_IN };
+                    self.files.push(Referred { source: found.value.clone(), place: found.place, remedy });
                     files.insert(secret, found.value);
                 }
                 None => {

@@ -87,7 +87,7 @@ impl Parser<'_> {
     pub(super) fn python(&mut self, reader: &mut Reader<'_, '_>, dirs: &Supervisor) -> Python {
         let venv = reader.path("venv", &mut self.problems).map(|found| found.value);
         let venv = venv.unwrap_or_else(|| {
-            let path = dirs.state_dir.join("venv");
+            let path = dirs.state_dir.join(keys::VENV);
             reader.show("venv", shown(&path), Origin::From("venv in state_dir"));
             path
         });

@@ -66,7 +66,7 @@ impl Parser<'_> {
             caches: self.passed_on(reader, "caches", dirs),
             settings: self.passed_on(reader, "settings", dirs),
         };
-        let shared = settings.settings.keys().find(|key| !units::may_differ(key));
+        let shared = settings.settings.keys().find(|key| synapse::knows(key) && !units::may_differ(key));
         if let Some(shared) = shared {
             let what = format!("{shared} is expected to be the same in every process");
             let remedy = "move it to [synapse], unless you know that Synapse reads it in this process alone";
@@ -88,7 +88,7 @@ impl Parser<'_> {
         let name = format!("{}.{key}", reader.name().trim_matches(['[', ']']));
         let within = reader.table(key, keys::settings(&name), &mut self.problems);
         let found = if key == "settings" {
-            synapse::read(&within, &dirs.state_dir, self.base, &mut self.problems)
+            synapse::read(&within, self.installed, &dirs.state_dir, self.base, &mut self.problems)
         } else {
             synapse::read_any(&within, self.base, &mut self.problems)
         };
@@ -101,7 +101,7 @@ impl Parser<'_> {
     }
 
     pub(super) fn synapse(&mut self, reader: &Reader<'_, '_>, dirs: &Supervisor) -> Table {
-        let found = synapse::read(reader, &dirs.state_dir, self.base, &mut self.problems);
+        let found = synapse::read(reader, self.installed, &dirs.state_dir, self.base, &mut self.problems);
         let mut table = found.table.clone();
         let mut show = |key: &str, value: &Value, origin| {
             let (table, key) = ("[synapse]".to_owned(), key.to_owned());
@@ -121,7 +121,6 @@ impl Parser<'_> {
     }
 
     pub(super) fn take(&mut self, found: Settings) {
-        self.unknown.extend(found.unknown);
         for (source, place) in found.secrets {
             self.refer(source, place);
         }
