@@ -46,7 +46,7 @@ def endpoints(home: Deployment) -> list[Endpoint]:
     found = []
     for row in rows:
         pattern = row["pattern"]
-        configured = row["default"] or "msc4306" in pattern or "msc4308" in pattern
+        configured = "plain" in row["variants"] or "msc4306" in pattern or "msc4308" in pattern
         # A page for people, which wants its own parameters.
         if row["method"] == "*" or not configured or "password_reset" in pattern:
             continue
