@@ -113,7 +113,7 @@ class Nothing(MagicMock):
 
 
 def resources(settings: dict[str, Any], worker: bool) -> dict[str, Any]:
-    """The resources of a listener for clients, federation and media, by the prefix that they are mounted at."""
+    """What is mounted on a listener for clients, federation and media, by its prefix."""
     config = parsed(copy.deepcopy({**BASE, **settings, **(WORKER if worker else {})}))
     module, kind = (
         (generic_worker, generic_worker.GenericWorkerServer)
@@ -208,7 +208,13 @@ def main() -> None:
     for variant, settings in variants():
         for worker in (False, True):
             for method, pattern, servlet in answered(resources(settings, worker)):
-                new = {"method": method, "pattern": pattern, "servlet": servlet, "main": False, "worker": False}
+                new = {
+                    "method": method,
+                    "pattern": pattern,
+                    "servlet": servlet,
+                    "main": False,
+                    "worker": False,
+                }
                 row = rows.setdefault((method, pattern), {**new, "variants": [], "samples": samples(pattern)})
                 row["worker" if worker else "main"] = True
                 if variant not in row["variants"]:
