@@ -43,6 +43,12 @@ pub(super) fn explain(
         },
         (None, None) => None,
     };
+    if !method.chars().all(|sign| sign.is_ascii_alphabetic() || sign == '-') {
+        output::problem(format!(
+            "{method} is not a method\n  write it like GET or PUT, and the path after it"
+        ));
+        return Exit::Usage;
+    }
     let authorization = token.map(|token| format!("Bearer {token}"));
     // Methods are upper case on the wire, and nobody means another one.
     let method = method.to_ascii_uppercase();

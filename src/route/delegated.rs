@@ -4,8 +4,14 @@ use super::rules::Rule;
 
 /// Patterns of rules for which Synapse then registers nothing (1.163: `auth_delegated` and `config.mas.enabled` in
 /// `synapse/rest`); `tests/verify.rs` holds them against the installed one.
-const PATTERNS: [&str; 29] = [
+const PATTERNS: [&str; 35] = [
     "^/_matrix/client/(api/v1|r0|v3|unstable)/login$",
+    "^/_matrix/client/(api/v1|r0|v3|unstable)/login/(cas|sso)/redirect$",
+    "^/_matrix/client/(r0|v3)/login/sso/redirect/(?:[A-Za-z0-9_.~-]+)$",
+    "^/_matrix/client/(api/v1|r0|v3|unstable)/login/cas/ticket$",
+    "^/_synapse/client/oidc/",
+    "^/_synapse/client/saml2/",
+    "^/_matrix/saml2/",
     "^/_matrix/client/(api/v1|r0|v3|unstable)/logout$",
     "^/_matrix/client/(api/v1|r0|v3|unstable)/logout/all$",
     "^/_matrix/client/(r0|v3|unstable)/refresh$",
@@ -39,6 +45,6 @@ const PATTERNS: [&str; 29] = [
 impl Rule {
     /// Whether Synapse answers it only while it looks after sessions and passwords itself.
     pub fn is_delegated(&self) -> bool {
-        self.class == "sso" || PATTERNS.contains(&self.pattern)
+        PATTERNS.contains(&self.pattern)
     }
 }

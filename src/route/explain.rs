@@ -101,6 +101,7 @@ impl RouteTable {
             let rule = &route.rule;
             let tiers: Vec<String> = route.tiers.iter().map(|tier| self.pool(tier)).collect();
             let who = match tiers.as_slice() {
+                [] if rule.pattern == "^/health$" => "router".to_owned(),
                 [] => "nobody: 404".to_owned(),
                 [..] if delegated && rule.is_delegated() => "left to MAS: 404".to_owned(),
                 [..] => tiers.join(" > "),
