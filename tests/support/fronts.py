@@ -55,6 +55,7 @@ class Front:
     def start(self, command: list[str], ports: list[int]) -> None:
         output = self.directory / "output"
         environment = {**os.environ, "HOME": str(self.directory), "XDG_DATA_HOME": str(self.directory)}
+        environment["XDG_CONFIG_HOME"] = str(self.directory)
         with output.open("wb") as out:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
@@ -69,12 +70,17 @@ class Front:
                         return None
             return True
 
-        wait_for(f"{command[0]} listens", listens)
+        try:
+            wait_for(f"{command[0]} listens", listens)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(timeout=30)
+            self.process = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -82,7 +88,7 @@ def caddy(target: int) -> tuple[Front, int]:
     """Two lines, as Caddy's own manual has them."""
     front, port = Front(), free_port()
     file = front.directory / "Caddyfile"
-    options = "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n"
+    options = "{\n\tadmin off\n\tauto_https off\n}\n"
     file.write_text(f"{options}http://127.0.0.1:{port} {{\n\treverse_proxy 127.0.0.1:{target}\n}}\n", "utf-8")
     front.start([str(program("caddy")), "run", "--config", str(file), "--adapter", "caddyfile"], [port])
     return front, port
