@@ -1,6 +1,5 @@
 //! Deciding about a request allocates nothing: memory is not what a flood of requests can use up there.
 #![expect(unsafe_code, reason = "an allocator that counts is unsafe by its nature")]
-#![expect(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::alloc::GlobalAlloc;
 use std::alloc::Layout;

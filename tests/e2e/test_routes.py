@@ -86,7 +86,9 @@ def answers(home: Deployment, unit: str) -> Counter[tuple[str, str]]:
 def request(client: Client, method: str, path: str) -> tuple[int, Any]:
     # No request waits for something to happen.
     query = "?timeout=0" if path.endswith(("/sync", "/events")) else ""
-    body = b"{}" if method in ("POST", "PUT") else None
+    # For a backup without an algorithm Synapse has a 500 of its own.
+    backup = b'{"algorithm": "x", "auth_data": {}}'
+    body = (backup if "room_keys/version" in path else b"{}") if method in ("POST", "PUT") else None
     status, text = client.raw(method, path + query, body, {"Content-Type": "application/json"}, timeout=60)
     try:
         return status, json.loads(text)
@@ -120,7 +122,9 @@ def test_every_class_of_request_is_answered_by_its_process(home: Deployment) -> 
             except (OSError, http.client.HTTPException) as error:
                 code, answer = 599, str(error)
             errcode = answer.get("errcode") if isinstance(answer, dict) else ""
-            if code >= 500 or errcode == "M_UNRECOGNIZED" or (asked == "OPTIONS" and code >= 300):
+            # Previews are off, and their servlet says so in these words; that it was asked is counted below.
+            unknown = errcode == "M_UNRECOGNIZED" and "preview_url" not in path
+            if code >= 500 or unknown or (asked == "OPTIONS" and code >= 300):
                 wrong.append(f"{asked} {path} ({servlet}) at {unit}: {code} {answer}")
             if asked != "OPTIONS":
                 expected[unit, asked, servlet] += 1
@@ -156,6 +160,7 @@ def test_what_the_authentication_service_asks_is_answered_by_workers(tmp_path: P
     # Mutation: the rule for /_synapse/mas/ given to main: seen red.
     secret = tmp_path / "secret"
     secret.write_text("a-secret", encoding="utf-8")
+    secret.chmod(0o600)
     service = f'enabled = true\nendpoint = "http://mas.invalid/"\nsecret = {{ secret_file = "{secret}" }}\n'
     settings = f"password_config.enabled = false\n[synapse.matrix_authentication_service]\n{service}"
     with deployed("generic = 1", synapse=settings) as home:
