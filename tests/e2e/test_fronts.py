@@ -81,7 +81,7 @@ def ask(
 
 
 def test_synapse_sees_the_address_of_the_client_whatever_the_headers_say(world: World) -> None:
-    # MUTATIONS
+    # Mutation: the leftmost address taken in Client::of (src/router/headers.rs): seen red.
     name = f"u{uuid.uuid4().hex[:8]}"
     user = world.home.client().register(name, "a password")
     expected = {}

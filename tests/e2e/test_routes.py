@@ -97,7 +97,7 @@ def request(client: Client, method: str, path: str) -> tuple[int, Any]:
 
 
 def test_every_class_of_request_is_answered_by_its_process(home: Deployment) -> None:
-    # MUTATIONS
+    # Seen red: requests that the chosen process answers with a 500 or calls unrecognized, each named.
     status = home.status()
     assert status
     others = ("postgres", "redis", "router")
@@ -150,14 +150,13 @@ def test_every_class_of_request_is_answered_by_its_process(home: Deployment) -> 
 
 
 def test_the_installed_synapse_is_the_one_that_the_table_describes(home: Deployment) -> None:
-    # Mutation: ten rules left out of src/route/rules.tsv: seen red, and each of their paths named.
+    # tests/verify.rs sees it red on a table without ten of the rules.
     said = home.cli("routes", "--verify")
     assert said.returncode == 0, said.stderr
     assert "endpoints go where they are answered" in said.stdout
 
 
 def test_what_the_authentication_service_asks_is_answered_by_workers(tmp_path: Path) -> None:
-    # Mutation: the rule for /_synapse/mas/ given to main: seen red.
     secret = tmp_path / "secret"
     secret.write_text("a-secret", encoding="utf-8")
     secret.chmod(0o600)
