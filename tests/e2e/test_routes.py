@@ -96,6 +96,8 @@ def request(client: Client, method: str, path: str) -> tuple[int, Any]:
         return status, text.decode(errors="replace")
 
 
+# A thousand requests and hundreds of commands, which take long where other things are built beside it.
+@pytest.mark.timeout(1800)
 def test_every_class_of_request_is_answered_by_its_process(home: Deployment) -> None:
     # Seen red: requests that the chosen process answers with a 500 or calls unrecognized, each named.
     status = home.status()
