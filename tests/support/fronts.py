@@ -49,7 +49,7 @@ def fetch(name: str, directory: Path) -> None:
 class Front:
     """A web server with some ports of its own."""
 
-    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="svf", dir="/tmp")))
+    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="svweb", dir="/tmp")))
     process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: list[str], ports: list[int]) -> None:
