@@ -1,6 +1,7 @@
 //! The routing table held against the installed Synapse.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::disallowed_methods, reason = "tests may panic")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use synvisor::host::servlets;
@@ -65,4 +66,30 @@ fn the_table_is_that_of_the_installed_synapse_and_every_gap_is_named() {
     assert!(has(|finding| matches!(finding, Finding::OnlyMain { .. }), "/joined_rooms"), "{found:#?}");
     assert!(has(|finding| matches!(finding, Finding::WorkersToo { .. }), "/account/password"), "{found:#?}");
     assert!(has(|finding| matches!(finding, Finding::Gone { .. }), "/capabilities"), "{found:#?}");
+}
+
+#[test]
+fn what_is_left_to_the_matrix_authentication_service_is_known() {
+    // Mutations, each seen red: a pattern taken away; one of a path that stays put in.
+    let endpoints = endpoints();
+    let of = |wanted: &dyn Fn(&Endpoint) -> bool| -> BTreeSet<(usize, &str)> {
+        let held = endpoints.iter().filter(|endpoint| wanted(endpoint));
+        let requests =
+            held.flat_map(|held| held.samples.iter().map(|path| (held.method.replace('*', "GET"), path)));
+        let rules = requests.filter_map(|(method, path)| Rules::get().first(&method, path, ""));
+        rules.map(|rule| (rule.number, rule.pattern)).collect()
+    };
+    let has = |endpoint: &Endpoint, variant: &str| endpoint.variants.iter().any(|name| name == variant);
+    let without = of(&|endpoint| has(endpoint, "plain") || has(endpoint, "sso"));
+    let with = of(&|endpoint| has(endpoint, "mas"));
+    let gone: BTreeSet<_> = without.difference(&with).copied().collect();
+    let known = Rules::get().all.iter().filter(|rule| rule.is_delegated());
+    // SAML is not among what is asked here.
+    let known: BTreeSet<_> = known.map(|rule| (rule.number, rule.pattern)).collect();
+    let known = known.into_iter().filter(|(_, pattern)| !pattern.contains("saml2")).collect::<BTreeSet<_>>();
+    assert_eq!(gone, known);
+    // And what only it brings is routed to workers, as they answer it.
+    let brought: BTreeSet<_> = with.difference(&without).map(|(number, _)| *number).collect();
+    let mas = Rules::get().first("POST", "/_synapse/mas/provision_user", "").unwrap();
+    assert!(mas.class == "mas" && brought.contains(&mas.number), "{brought:?}");
 }

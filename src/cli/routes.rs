@@ -43,13 +43,21 @@ pub(super) fn explain(
         },
         (None, None) => None,
     };
+    if !method.chars().all(|sign| sign.is_ascii_alphabetic() || sign == '-') {
+        output::problem(format!(
+            "{method} is not a method\n  write it like GET or PUT, and the path after it"
+        ));
+        return Exit::Usage;
+    }
     let authorization = token.map(|token| format!("Bearer {token}"));
-    with_table(path, |table| table.explain(method, target, authorization.as_deref()))
+    // Methods are upper case on the wire, and nobody means another one.
+    let method = method.to_ascii_uppercase();
+    with_table(path, |table, delegated| table.explain(&method, target, authorization.as_deref(), delegated))
 }
 
 /// Prints the whole table.
 pub(super) fn list(path: &Path) -> Exit {
-    with_table(path, |table| table.listing().trim_end().to_owned())
+    with_table(path, |table, delegated| table.listing(delegated).trim_end().to_owned())
 }
 
 /// Compares the table with what the Synapse of the virtualenv answers.
@@ -84,11 +92,12 @@ pub(super) fn verify(path: &Path) -> Exit {
     Exit::Failed
 }
 
-fn with_table(path: &Path, say: impl FnOnce(&RouteTable) -> String) -> Exit {
+fn with_table(path: &Path, say: impl FnOnce(&RouteTable, bool) -> String) -> Exit {
     match toml::load(path, None) {
         Ok(loaded) => {
-            let table = RouteTable::of(&Topology::of(&loaded.parsed.config));
-            output::line(say(&table));
+            let config = &loaded.parsed.config;
+            let table = RouteTable::of(&Topology::of(config));
+            output::line(say(&table, config.delegates_authentication()));
             Exit::Done
         }
         Err(unusable) => config::refuse(&unusable),

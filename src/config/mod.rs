@@ -96,6 +96,13 @@ impl Config {
             root.get_ref().get("supervisor").and_then(|table| table.get_ref().as_table()?.get("run_dir"));
         named.and_then(|value| value.get_ref().as_str()).unwrap_or(RUN_DIR).to_owned()
     }
+
+    /// Whether Synapse leaves sessions and passwords to the Matrix Authentication Service (1.163:
+    /// `synapse/config/mas.py`).
+    pub fn delegates_authentication(&self) -> bool {
+        let service = self.synapse.get("matrix_authentication_service");
+        service.and_then(|table| table.get("enabled")?.as_bool()).unwrap_or(false)
+    }
 }
 
 /// A configuration, and what the shell must know of the file that it came from.

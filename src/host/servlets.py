@@ -52,21 +52,25 @@ BASE: dict[str, Any] = {
 WORKER = {"worker_app": "synapse.app.generic_worker", "worker_name": "worker"}
 
 
-def variants() -> Iterator[dict[str, Any]]:
-    """Settings that register servlets which others do not."""
-    yield {}
+def variants() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Settings that register servlets which others do not, each with a name."""
+    yield "plain", {}
     with open(sys.modules["synapse.config.experimental"].__file__ or "", encoding="utf-8") as source:
         flags = {name: True for name in FLAG.findall(source.read()) if name.endswith("_enabled")}
     # Flags that exclude each other, or want settings of their own, are left to their defaults.
     wanted = {name: True for name in flags if name not in ("msc4108_enabled", "msc3861_enabled")}
-    yield {"experimental_features": {**wanted, "msc3983_appservice_otk_claims": True}}
-    yield {
-        "matrix_authentication_service": {"enabled": True, "endpoint": "http://mas.invalid/", "secret": "s"},
-        "password_config": {"enabled": False},
-        "enable_registration": False,
-        "experimental_features": {"msc4108_enabled": True, "msc4388_mode": "open"},
-    }
-    yield {
+    yield "experimental", {"experimental_features": {**wanted, "msc3983_appservice_otk_claims": True}}
+    mas = {"enabled": True, "endpoint": "http://mas.invalid/", "secret": "s"}
+    yield (
+        "mas",
+        {
+            "matrix_authentication_service": mas,
+            "password_config": {"enabled": False},
+            "enable_registration": False,
+            "experimental_features": {"msc4108_enabled": True, "msc4388_mode": "open"},
+        },
+    )
+    sso = {
         "refreshable_access_token_lifetime": "5m",
         "login_via_existing_session": {"enabled": True},
         "cas_config": {"enabled": True, "server_url": "https://cas.invalid"},
@@ -85,6 +89,7 @@ def variants() -> Iterator[dict[str, Any]]:
             }
         ],
     }
+    yield "sso", sso
 
 
 def parsed(settings: dict[str, Any]) -> HomeServerConfig:
@@ -108,7 +113,7 @@ class Nothing(MagicMock):
 
 
 def resources(settings: dict[str, Any], worker: bool) -> dict[str, Any]:
-    """The resources of a listener for clients, federation and media, by the prefix that they are mounted at."""
+    """What is mounted on a listener for clients, federation and media, by its prefix."""
     config = parsed(copy.deepcopy({**BASE, **settings, **(WORKER if worker else {})}))
     module, kind = (
         (generic_worker, generic_worker.GenericWorkerServer)
@@ -200,19 +205,20 @@ def samples(pattern: str) -> list[str]:
 def main() -> None:
     logging.disable(logging.CRITICAL)
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for number, settings in enumerate(variants()):
+    for variant, settings in variants():
         for worker in (False, True):
             for method, pattern, servlet in answered(resources(settings, worker)):
-                if (method, pattern) not in rows:
-                    row = {"method": method, "pattern": pattern, "servlet": servlet}
-                    rows[method, pattern] = {
-                        **row,
-                        "main": False,
-                        "worker": False,
-                        "default": number == 0,
-                        "samples": samples(pattern),
-                    }
-                rows[method, pattern]["worker" if worker else "main"] = True
+                new = {
+                    "method": method,
+                    "pattern": pattern,
+                    "servlet": servlet,
+                    "main": False,
+                    "worker": False,
+                }
+                row = rows.setdefault((method, pattern), {**new, "variants": [], "samples": samples(pattern)})
+                row["worker" if worker else "main"] = True
+                if variant not in row["variants"]:
+                    row["variants"].append(variant)
     print(json.dumps(list(rows.values())))
 
 

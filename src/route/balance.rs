@@ -25,7 +25,7 @@ pub(super) fn key(sticky: Sticky, clues: &Clues<'_>) -> Option<u64> {
         Sticky::Room => room(clues.path).map(|room| hash(decoded(room))),
         Sticky::Origin => origin(clues.authorization?).map(|origin| hash(origin.bytes())),
         Sticky::Ip => by_address(clues),
-        Sticky::Uri => Some(hash(clues.path.bytes())),
+        Sticky::Uri => Some(hash(clues.path.bytes().chain([b'?']).chain(clues.query.bytes()))),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::topology::UnitName;
+
 use super::Clues;
 use super::Decision;
 use super::RequestHead;
@@ -14,19 +16,26 @@ use super::rules::Wants;
 
 impl RouteTable {
     /// What `synvisor route` prints: who answers while everything is up, by which rule, why, and who answers when that one
-    /// is away. `authorization` is the header that the request would have.
-    pub fn explain(&self, method: &str, target: &str, authorization: Option<&str>) -> String {
+    /// is away. `authorization` is the header that the request would have, `delegated` whether sessions and passwords are
+    /// left to the Matrix Authentication Service.
+    pub fn explain(
+        &self,
+        method: &str,
+        target: &str,
+        authorization: Option<&str>,
+        delegated: bool,
+    ) -> String {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let mut text = format!("{method} {target}\n");
         if !path.starts_with('/') {
             return text
-                + "unit:  none\nwhy:   the router answers 400: a target is a path, which begins with /";
+                + "unit:  none\nwhy:   the router answers 400: ask with a path alone, which begins with /";
         }
         let head = RequestHead { method, path, query, admin: true };
         let route = match self.decide(&head) {
             Decision::Health => {
                 return text
-                    + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up";
+                    + "unit:  router\nwhy:   the router answers /health itself: 200 while main is up, else 503";
             }
             Decision::Denied | Decision::AdminClosed => {
                 return text + "unit:  none\nwhy:   this path is not for clients; the router answers 404";
@@ -44,56 +53,71 @@ impl RouteTable {
         };
         let unit = chosen.map_or_else(|| self.pool(first), |(unit, _)| unit.to_string());
         let _ = writeln!(text, "unit:  {unit}");
-        let _ = writeln!(text, "rule:  {} {} (class {})", rule.number, rule.pattern, rule.class);
-        let _ = writeln!(text, "why:   {}", why(rule, first.len()));
-        if chosen.is_none() && rule.sticky == Sticky::User {
-            text.push_str("       (--user or --token-file says to which one)\n");
+        let (number, methods, shown, class) = (rule.number, rule.methods(), rule.shown(), rule.class);
+        let _ = writeln!(text, "rule:  {number} {methods} {shown}{} (class {class})", rule.condition());
+        let _ = writeln!(text, "why:   {}", why(rule));
+        if first.len() > 1 {
+            let _ = writeln!(text, "       {}", together(rule.sticky, chosen.is_some()));
         }
         text.push_str(&self.away(route, chosen));
         if path.starts_with("/_synapse/admin") {
-            text.push_str("\nnote:  only on a listener with admin = true; others answer 403");
+            text.push_str("\nnote:  only on a [[listen]] with admin = true; others answer 403");
+        }
+        if delegated && rule.is_delegated() {
+            text.push_str(
+                "\nnote:  Synapse answers 404, since [synapse] leaves this to the Matrix Authentication Service; let the \
+                 web server\n       in front send /login, /logout and /refresh there",
+            );
         }
         text
     }
 
     /// Who answers while the chosen one is away.
-    fn away(&self, route: &Route, chosen: Option<(&crate::topology::UnitName, u64)>) -> String {
-        let next = chosen.map(|(unit, key)| (unit, self.choose(route, key, |other| other != unit)));
-        let later: Vec<String> = route.tiers.iter().skip(1).map(|tier| self.pool(tier)).collect();
-        match next {
-            Some((unit, None)) => {
-                format!("away:  requests wait for {unit}; no other process can answer them")
+    fn away(&self, route: &Route, chosen: Option<(&UnitName, u64)>) -> String {
+        let mut pools = route.tiers.iter().map(|tier| self.pool(tier));
+        let first = pools.next().unwrap_or_default();
+        let later = pools.collect::<Vec<_>>().join(", then ");
+        let several = route.tiers.first().is_some_and(|tier| tier.len() > 1);
+        let next = chosen
+            .map(|(unit, key)| (unit, self.choose(route, key, |other| other != unit)))
+            .and_then(|(unit, next)| Some(format!("{} while {unit} is down", next?)));
+        match (several, later.is_empty()) {
+            (false, true) => format!("away:  requests wait for {first}; no other process can answer them"),
+            (false, false) => {
+                format!("away:  {later} while {first} is down; requests wait while all of them are")
             }
-            Some((unit, Some(next))) => format!("away:  {next} while {unit} is down"),
-            None if later.is_empty() => "away:  another one of them, or requests wait".to_owned(),
-            None => format!("away:  another one of them; without any, {}", later.join(", then ")),
+            (true, _) => {
+                let next = next.unwrap_or_else(|| "another one of them".to_owned());
+                let last = if later.is_empty() { "requests wait".to_owned() } else { later };
+                format!("away:  {next}; while all of {first} are, {last}")
+            }
         }
     }
 
-    /// The whole table, a line for each rule.
-    pub fn listing(&self) -> String {
-        let rows: Vec<[String; 4]> = self
-            .routes
-            .iter()
-            .map(|route| {
-                let rule = &route.rule;
-                let tiers: Vec<String> = route.tiers.iter().map(|tier| self.pool(tier)).collect();
-                let who = match tiers.as_slice() {
-                    [] => "nobody (404)".to_owned(),
-                    [one] => one.clone(),
-                    [..] => tiers.join(" > "),
-                };
-                let pattern = format!("{}{}", rule.pattern, rule.condition());
-                [rule.number.to_string(), rule.methods(), who, pattern]
-            })
-            .collect();
+    /// The whole table, a line for each rule; `delegated` as for [`Self::explain`].
+    pub fn listing(&self, delegated: bool) -> String {
+        let head = ["rule", "methods", "kept together", "unit", "path"].map(str::to_owned);
+        let rows = self.routes.iter().map(|route| {
+            let rule = &route.rule;
+            let tiers: Vec<String> = route.tiers.iter().map(|tier| self.pool(tier)).collect();
+            let who = match tiers.as_slice() {
+                [] if rule.pattern == "^/health$" => "router".to_owned(),
+                [] => "nobody: 404".to_owned(),
+                [..] if delegated && rule.is_delegated() => "left to MAS: 404".to_owned(),
+                [..] => tiers.join(" > "),
+            };
+            let path = format!("{}{}", rule.shown(), rule.condition());
+            [rule.number.to_string(), rule.methods(), rule.sticky.word().to_owned(), who, path]
+        });
+        let rows: Vec<[String; 5]> = [head].into_iter().chain(rows).collect();
         let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        let (number, methods, who) = (width(0), width(1), width(2));
-        let mut text = "The first rule that fits a request's method and raw path decides. Who stands behind > answers while\n\
-                        those before it are down; where nobody does, requests wait.\n\n"
-            .to_owned();
-        for [at, method, units, pattern] in &rows {
-            let _ = writeln!(text, "{at:>number$}  {method:methods$}  {units:who$}  {pattern}");
+        let (number, methods, by, who) = (width(0), width(1), width(2), width(3));
+        let mut text =
+            "The first rule that fits a request's method and path, as it came, decides. Units behind > answer while those\n\
+             before them are down; requests wait while all are. In paths * is one part, and … whatever follows.\n\n"
+                .to_owned();
+        for [at, method, like, unit, path] in &rows {
+            let _ = writeln!(text, "{at:>number$}  {method:methods$}  {like:by$}  {unit:who$}  {path}");
         }
         text
     }
@@ -113,35 +137,41 @@ impl RouteTable {
     }
 }
 
-fn why(rule: &Rule, members: usize) -> String {
-    let owner = match (rule.wants, rule.strict) {
+fn why(rule: &Rule) -> String {
+    match (rule.wants, rule.strict) {
         (Wants::Writer(stream), true) => format!("only a writer of the {} stream can do it", stream.key()),
         (Wants::Writer(stream), false) => {
             format!("a writer of the {} stream does it without asking another process", stream.key())
         }
+        (Wants::Main, true) if rule.class == "sso" => {
+            "single sign-on keeps its sessions in one process, which is main".to_owned()
+        }
         (Wants::Main, true) => "only the main process can do it".to_owned(),
-        (Wants::Main, false) => "no worker knows this path".to_owned(),
+        (Wants::Main, false) => {
+            "no other rule fits: Synapse has nothing there, unless a module of yours does".to_owned()
+        }
         (Wants::Media, _) => "only a process with the media repository can do it".to_owned(),
         (Wants::Quarantine, _) => {
             "only a media process that writes quarantined_media_changes can do it".to_owned()
         }
         (Wants::UserDirectory, _) => "the user directory's worker has it at hand".to_owned(),
-        (
-            Wants::Nothing
-            | Wants::ClientReader
-            | Wants::EventCreator
-            | Wants::Synchrotron
-            | Wants::FederationReader,
-            _,
-        ) => "any of these can do it".to_owned(),
-    };
-    let together = match rule.sticky {
-        Sticky::None => return owner,
-        Sticky::User => "user's",
-        Sticky::Room => "room's",
-        Sticky::Origin => "server's",
-        Sticky::Ip => "client address's",
-        Sticky::Uri => "path's",
-    };
-    if members > 1 { format!("{owner}, and one {together} requests go to one of them") } else { owner }
+        (Wants::FederationReader, _) => "any process that serves other servers can do it".to_owned(),
+        (Wants::Nothing | Wants::ClientReader | Wants::EventCreator | Wants::Synchrotron, _) => {
+            "any process that serves clients can do it".to_owned()
+        }
+    }
+}
+
+/// Which of several it is.
+const fn together(sticky: Sticky, known: bool) -> &'static str {
+    match (sticky, known) {
+        (Sticky::None, _) => "they take turns",
+        (Sticky::User, true) => "all of this user's requests go to this one",
+        (Sticky::User, false) => "the user decides which; --user or --token-file says so",
+        (Sticky::Room, true) => "all requests about this room go to this one",
+        (Sticky::Room, false) => "the room in the path decides which",
+        (Sticky::Origin, _) => "the server that signed the request decides which",
+        (Sticky::Ip, _) => "the client's address decides which",
+        (Sticky::Uri, _) => "the same path and query go to the same one",
+    }
 }

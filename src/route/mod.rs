@@ -8,6 +8,7 @@ use crate::topology::Unit;
 use crate::topology::UnitName;
 
 mod balance;
+mod delegated;
 mod explain;
 mod query;
 mod replay;

@@ -27,8 +27,27 @@ pub enum Sticky {
     Room,
     Origin,
     Ip,
-    /// The whole path: what asks for the same gets it from the same cache.
+    /// The whole target: what asks for the same gets it from the same cache.
     Uri,
+}
+
+impl Sticky {
+    /// As the table has it, and as it is shown.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::User => "user",
+            Self::Room => "room",
+            Self::Origin => "origin",
+            Self::Ip => "ip",
+            Self::Uri => "uri",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::None, Self::User, Self::Room, Self::Origin, Self::Ip, Self::Uri];
+        all.into_iter().find(|sticky| sticky.word() == text)
+    }
 }
 
 /// What kind of process a rule wants.
@@ -78,15 +97,7 @@ impl Rule {
             methods: if methods == "*" { Vec::new() } else { methods.split(',').collect() },
             pattern,
             class,
-            sticky: match sticky {
-                "none" => Sticky::None,
-                "user" => Sticky::User,
-                "room" => Sticky::Room,
-                "origin" => Sticky::Origin,
-                "ip" => Sticky::Ip,
-                "uri" => Sticky::Uri,
-                _ => return None,
-            },
+            sticky: Sticky::parse(sticky)?,
             wants: wants(eligible, preferred)?,
             strict: strict == "strict",
             query: query::Condition::parse(query)?,
@@ -101,6 +112,20 @@ impl Rule {
     /// The methods of the rule as they are shown.
     pub fn methods(&self) -> String {
         if self.methods.is_empty() { "any".to_owned() } else { self.methods.join(",") }
+    }
+
+    /// Its pattern as a person reads it: `*` for one part of a path, `…` for whatever follows.
+    pub fn shown(&self) -> String {
+        let mut text = self.pattern.trim_start_matches('^').to_owned();
+        for part in ["(?:[^/]*)", "(?:[^/]+)", "(?:[A-Za-z0-9_.~-]+)", "(?:[\\w\\.]*)"] {
+            text = text.replace(part, "*");
+        }
+        text = text.replace("(?:", "(").replace("\\.", ".").replace(".*", "…");
+        match (text.strip_suffix("(/|$)"), text.strip_suffix('$')) {
+            (Some(whole), _) => format!("{whole}(/…)?"),
+            (None, Some(whole)) => whole.to_owned(),
+            (None, None) => text + "…",
+        }
     }
 
     /// Its condition on the query as it is shown; empty if there is none.

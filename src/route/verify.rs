@@ -18,6 +18,9 @@ pub struct Endpoint {
     pub servlet: String,
     pub main: bool,
     pub worker: bool,
+    /// The settings under which it is registered: `plain`, `experimental`, `mas` (with the Matrix Authentication
+    /// Service) or `sso`.
+    pub variants: Vec<String>,
     /// Paths that the pattern describes.
     pub samples: Vec<String>,
 }

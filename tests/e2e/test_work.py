@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import re
 import uuid
 
 import pytest
 
 from tests.support.deployment import wait_for
-from tests.support.matrix import Client, quote
+from tests.support.matrix import quote
 
 from .conftest import World
 
@@ -45,19 +43,6 @@ def wait_for_count(world: World, unit: str, metric: str, /, **labels: str) -> No
     wait_for(f"{metric} {labels} on {unit}", positive, 60)
 
 
-def admin(world: World) -> Client:
-    """A server administrator, made with the registration secret that synvisor generated."""
-    client = world.home.client()
-    secret = (world.home.state / "secrets" / "registration_shared_secret").read_text(encoding="utf-8")
-    nonce = client.call("GET", "/_synapse/admin/v1/register")["nonce"]
-    name, password = f"admin-{uuid.uuid4().hex[:8]}", "a password"
-    text = "\0".join([nonce, name, password, "admin"]).encode()
-    mac = hmac.new(secret.strip().encode(), text, hashlib.sha1).hexdigest()
-    body = {"nonce": nonce, "username": name, "password": password, "admin": True, "mac": mac}
-    client._logged_in(client.call("POST", "/_synapse/admin/v1/register", body))
-    return client
-
-
 def test_requests_reach_the_worker_that_owns_them(world: World) -> None:
     # Mutation: strict rules sent to main in src/route/mod.rs: seen red (500 on typing).
     alice, bob = world.user(), world.user()
@@ -77,7 +62,9 @@ def test_requests_reach_the_worker_that_owns_them(world: World) -> None:
     alice.call("POST", "/_matrix/client/v3/keys/upload", {})
     media = alice.upload(b"\x01" * 100_000)
     assert bob.download(media) == b"\x01" * 100_000
-    admin(world).call("POST", f"/_synapse/admin/v1/media/quarantine/{media.removeprefix('mxc://')}", {})
+    world.home.administrator().call(
+        "POST", f"/_synapse/admin/v1/media/quarantine/{media.removeprefix('mxc://')}", {}
+    )
     world.user().call("POST", "/_matrix/client/v3/logout", {})
 
     expected = {

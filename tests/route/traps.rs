@@ -158,6 +158,24 @@ pub(crate) const TRAPS: &[(&str, &str, &str)] = &[
     ("GET", "/_matrix/key/v1/server", "main"),
     ("POST", "/_matrix/key/v2/query", "federation-reader-1"),
     ("GET", "/_matrix/key/v2/Query/hs", "main"),
+    // Absolute and other forms of a target are no paths; what only looks like one is.
+    ("GET", "https://hs:8448/_matrix/federation/v1/version", "(denied)"),
+    ("PUT", "http://127.0.0.1/_synapse/replication/send_event/x", "(denied)"),
+    ("GET", "http://127.0.0.1/_synapse/admin/v1/rooms", "(denied)"),
+    ("CONNECT", "hs:443", "(denied)"),
+    ("GET", "/http://hs/_matrix/client/v3/sync", "main"),
+    ("GET", "\\_matrix\\client\\v3\\sync", "(denied)"),
+    ("GET", "/_matrix\\client/v3/sync", "main"),
+    ("GET", "/_synapse\\admin/v1/rooms", "main"),
+    ("GET", "/_matrix/client/v3/sync;v=1", "main"),
+    ("GET", "/_matrix/client/v3/sync#since=1", "main"),
+    ("GET", "/_matrix/client/v3/sync%3Fsince=1", "main"),
+    ("GET", "/_matrix/client/v3/sync%00", "main"),
+    ("GET", "/_matrix/client/v3/sync ", "main"),
+    ("HEAD", "/_synapse/admin/v1/server_version", "(closed)"),
+    ("OPTIONS", "/_synapse/admin/v1/media/quarantine/hs/id", "(closed)"),
+    ("HEAD", "/_matrix/client/v3/rooms/!31hneApxJ_1o-63DmFrpeqnkFfWppnzWso1JvH3ogLM/messages", "room-1"),
+    ("OPTIONS", "/_synapse/replication/send_event/x", "(denied)"),
 ];
 
 /// Ways to replication, metrics and the admin API; the last part of each is what is closed.

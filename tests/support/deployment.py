@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import http.client
 import json
 import os
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -117,6 +120,7 @@ class Deployment:
         port: int | None = None,
         synapse: str = LIVELY,
         services: str = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n',
+        top: str = "",
         extra: str = "",
         admin: bool = False,
         venv: Path | None = None,
@@ -131,7 +135,8 @@ class Deployment:
         self.state, self.run = self.directory / "state", self.directory / "run"
         self.port = port or free_port()
         self.server_name = server_name or f"localhost:{self.port}"
-        self.workers, self.services, self.extra, self.synapse = workers, services, extra, synapse
+        self.workers, self.services, self.synapse = workers, services, synapse
+        self.top, self.extra = top, extra
         self.venv = venv or prepare()
         self.user, self.router_user = user, router_user
         self.admin = admin
@@ -150,6 +155,7 @@ class Deployment:
         self.toml.write_text(
             f"""server_name = "{self.server_name}"
 public_baseurl = "http://127.0.0.1:{self.port}/"
+{self.top}
 [workers]
 {self.workers}
 {self.services}
@@ -228,6 +234,17 @@ drain_timeout = "2s"
 
     def client(self) -> Client:
         return Client(self.port)
+
+    def administrator(self, port: int | None = None) -> Client:
+        """A server administrator, made with the registration secret that synvisor generated."""
+        client = Client(port or self.port)
+        secret = (self.state / "secrets" / "registration_shared_secret").read_text(encoding="utf-8")
+        nonce = client.call("GET", "/_synapse/admin/v1/register")["nonce"]
+        name, password = f"admin-{uuid.uuid4().hex[:8]}", "a password"
+        text = "\0".join([nonce, name, password, "admin"]).encode()
+        mac = hmac.new(secret.strip().encode(), text, hashlib.sha1).hexdigest()
+        body = {"nonce": nonce, "username": name, "password": password, "admin": True, "mac": mac}
+        return client._logged_in(client.call("POST", "/_synapse/admin/v1/register", body))
 
     def stop(self) -> None:
         """Stops it as systemd would and checks that nothing is left."""
