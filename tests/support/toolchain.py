@@ -96,7 +96,8 @@ def install_packages(missing: list[str]) -> None:
     if os.geteuid() != 0:
         sys.exit(f"some Debian packages are missing; install them and try again:\n  sudo {' '.join(command)}")
     say(f"installing {', '.join(missing)}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # A package that brings a service does not start it in a runlevel that its script does not know.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for step in (["apt-get", "update"], command):
         done = subprocess.run(step, capture_output=True, text=True, env=environment, check=False)
         if done.returncode != 0:
@@ -134,6 +135,16 @@ def prepare(name: str = "venv") -> Path:
     mark.write_text(key, encoding="utf-8")
     say(f"the virtualenv is ready ({time.monotonic() - begun:.0f} s)")
     return venv
+
+
+def supervisord() -> tuple[str, str]:
+    """Debian's supervisord and its supervisorctl, which `make bench` compares with."""
+    if shutil.which("supervisord") is None:
+        install_packages(["supervisor"])
+    daemon, control = shutil.which("supervisord"), shutil.which("supervisorctl")
+    if daemon is None or control is None:
+        sys.exit("the Debian package supervisor is installed, but supervisord is not in PATH")
+    return daemon, control
 
 
 if __name__ == "__main__":
