@@ -123,6 +123,7 @@ class Deployment:
         user: str = UNPRIVILEGED,
         router_user: str = UNPRIVILEGED,
         run_as: tuple[int, int] | None = None,
+        without: tuple[str, ...] = (),
     ) -> None:
         # Short, since the path of a Unix socket is, and open to be entered by the unprivileged user.
         self.directory = Path(tempfile.mkdtemp(prefix="sv", dir="/tmp"))
@@ -135,6 +136,8 @@ class Deployment:
         self.user, self.router_user = user, router_user
         self.admin = admin
         self.run_as = run_as
+        # Mechanisms to leave out, to see that they matter.
+        self.without = [f"--without={mechanism}" for mechanism in without]
         if run_as:
             os.chown(self.directory, *run_as)
         self.toml = self.directory / "synvisor.toml"
@@ -182,9 +185,8 @@ drain_timeout = "2s"
 
     def start(self) -> Deployment:
         with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                self.command("supervise"), stdin=subprocess.DEVNULL, stdout=output, stderr=output
-            )
+            command = self.command("supervise", *self.without)
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         return self
 
     def status(self) -> dict[str, Any] | None:
