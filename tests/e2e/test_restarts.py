@@ -16,6 +16,9 @@ from tests.support.traffic import UNLIMITED, Report, Traffic
 
 from .test_crash import wait_for_another
 
+# Each test restarts seventeen processes several times, on machines that do more besides.
+pytestmark = pytest.mark.timeout(1800)
+
 # Not Synapse: a query that PostgreSQL was executing is lost with it.
 OTHERS = ("postgres", "redis", "router")
 

@@ -55,6 +55,8 @@ WEIGHTS = {
     "profile_set": 1,
     "profile_get": 3,
     "messages": 2,
+    # Some ten calls between processes, during each of which one of them may be asked to stop.
+    "room_create": 1,
 }
 KINDS = ["sync", *WEIGHTS]
 
@@ -295,6 +297,9 @@ class Crowd:
     async def messages(self, user: User) -> None:
         room = self.random.choice(user.joined)
         await user.ask("messages", lambda: user.room_messages(room, start=user.next_batch, limit=20))
+
+    async def room_create(self, user: User) -> None:
+        await user.ask("room_create", lambda: user.room_create(name="a room", topic="nothing"))
 
     # The two halves of a user -------------------------------------------------------------------------------
 
