@@ -1,7 +1,7 @@
-"""`make bench`: synvisor against the same configuration files started plainly by a shell loop, in turns.
+"""`make bench`: synvisor against a shell loop and against supervisord, on the same files, in turns.
 
-Both sides have a database with its schema in place and a Redis of their own, which are not measured. The
-median of the rounds is written to target/bench/restart.json; each is printed, since no machine is quiet.
+Every side has a database with its schema in place and a Redis of its own, which are not measured. The medians
+are written to target/bench/restart.json; each round is printed, since no machine is quiet.
 """
 
 from __future__ import annotations
@@ -9,204 +9,151 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import signal
 import statistics
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
 
-from tests.support.deployment import LIVELY, Deployment, children, command_line, over_unix_socket, wait_for
 from tests.support.toolchain import ROOT, prepare
 
-from .services import Services, unprivileged
+from .services import Services
+from .sides import BASELINES, Side, Synvisor
 
-SETUP = "one-of-each"
-# Between two looks at whether everything is ready, in seconds; the same for both sides.
-LOOK = 0.05
+# Workers of each set-up, and how many rounds tell enough: one of the large one takes minutes.
+SETUPS = {"one-of-each": ('preset = "one-of-each"', 3), "generic-50": ("generic = 50", 1)}
+# The unit of every metric.
+METRICS = {
+    "cold_start": "s",
+    "restart_all_at_once": "s",
+    "single_restart": "s",
+    "crash_to_ready": "s",
+    "memory_pss": "MiB",
+    "supervisor_rss": "MiB",
+    "router_rss": "MiB",
+}
+# Whom the metrics of one process are of: there is one in every set-up.
+ONE = "generic-1"
+# A process is quick to restart, so that one time says little.
+REPEAT = 3
 # Garbage collection and first housekeeping come after READY; then memory is compared.
 SETTLE = 5.0
 
-
-def pss(pids: set[int]) -> float:
-    """Memory of processes with shared pages counted by their share, in MiB."""
-    total = 0
-    for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1])
-    return total / 1024
+Results = dict[str, list[float]]
 
 
-def rss(pid: int) -> float:
-    """Resident memory of one process, in MiB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+class Clock:
+    """Adds the seconds that something took to the results, if they are wanted."""
+
+    def __init__(self, wanted: set[str]) -> None:
+        self.wanted = wanted
+        self.results: Results = defaultdict(list)
+
+    def measure(self, metric: str, call: Any, *arguments: Any) -> None:
+        if metric in self.wanted or metric == "cold_start":
+            begun = time.monotonic()
+            call(*arguments)
+            self.results[metric].append(time.monotonic() - begun)
 
 
-def look_until(ready: Callable[[], bool], seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            raise RuntimeError("not ready in time")
-        time.sleep(LOOK)
-
-
-class Synvisor:
-    """The deployment under synvisor."""
-
-    def __init__(self, services: Services) -> None:
-        self.deployment = Deployment(f'preset = "{SETUP}"', services=services.toml(), synapse=LIVELY)
-
-    def ready(self) -> bool:
-        with contextlib.suppress(OSError):
-            status, body = over_unix_socket(self.deployment.run / "control.sock", "GET", "/v1/status")
-            return status == 200 and json.loads(body)["state"] == "ready"
-        return False
-
-    def round(self) -> dict[str, float]:
-        begun = time.monotonic()
-        self.deployment.start()
-        look_until(self.ready)
-        measured = {"cold_start": time.monotonic() - begun}
-        time.sleep(SETTLE)
-        process = self.deployment.process
-        assert process
-        ours = children(process.pid) | {process.pid}
-        router = next(pid for pid in ours if command_line(pid).startswith("synvisor router"))
-        measured |= {"memory_pss": pss(ours), "supervisor_rss": rss(process.pid), "router_rss": rss(router)}
-        self.deployment.stop()
-        return measured
-
-
-class Plain:
-    """The same files, started by a shell."""
-
-    def __init__(self, services: Services) -> None:
-        # One run under synvisor writes the files and brings the schema into place.
-        self.deployment = Deployment(f'preset = "{SETUP}"', services=services.toml(), synapse=LIVELY)
-        self.deployment.start().wait_ready(300)
-        self.deployment.stop()
-        config = self.deployment.state / "config"
-        self.units = sorted(
-            path.stem for path in config.glob("*.yaml") if not path.name.endswith(".log.yaml")
-        )
-        self.config = config
-
-    def shell(self, script: str) -> subprocess.Popen[bytes]:
-        with (self.deployment.directory / "plain.log").open("ab") as log:
-            return subprocess.Popen(
-                ["sh", "-c", script, "sh", str(self.deployment.venv / "bin/python"), str(self.config)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                cwd=self.deployment.state,
-                **unprivileged(),
-            )
-
-    def answers(self, unit: str, path: str) -> str | None:
-        with contextlib.suppress(OSError):
-            socket = self.deployment.run / "private" / f"{unit}.sock"
-            status, body = over_unix_socket(socket, "GET", path)
-            return body.decode() if status == 200 else None
-        return None
-
-    def connected(self, unit: str) -> bool:
-        metrics = self.answers(unit, "/_synapse/metrics") or ""
-        name = "synapse_replication_tcp_resource_total_connections"
-        return any(
-            line.startswith(name) and float(line.rpartition(" ")[2]) >= 1 for line in metrics.splitlines()
-        )
-
-    def round(self) -> dict[str, float]:
-        begun = time.monotonic()
-        main = self.shell('exec "$1" -m synapse.app.homeserver -c "$2/main.yaml"')
-        look_until(lambda: self.answers("main", "/health") is not None)
-        # A session each, as synvisor gives: a kernel that schedules by session (sched_autogroup) would give
-        # all of one session together the share of one process as soon as the machine is busy.
-        workers = self.shell(
-            'for file in "$2"/*.yaml; do case "$file" in *.log.yaml|*/main.yaml) continue;; esac; '
-            'setsid "$1" -m synapse.app.generic_worker -c "$file" & done; wait'
-        )
-        waiting = list(self.units)
-
-        def ready() -> bool:
-            while waiting and self.connected(waiting[0]):
-                waiting.pop(0)
-            return not waiting
-
-        look_until(ready)
-        measured = {"cold_start": time.monotonic() - begun}
-        time.sleep(SETTLE)
-        processes = {main.pid} | children(workers.pid)
-        measured["memory_pss"] = pss(processes)
-        for pid in processes:
-            os.kill(pid, signal.SIGTERM)
-        for shell in (main, workers):
-            shell.wait(timeout=120)
-        gone = lambda: None if any(Path(f"/proc/{pid}").exists() for pid in processes) else True  # noqa: E731
-        wait_for("plain processes gone", gone)
-        return measured
+def one_round(side: Side, wanted: set[str]) -> Results:
+    clock = Clock(wanted)
+    clock.measure("cold_start", side.start)
+    time.sleep(SETTLE)
+    for metric, value in side.memory().items():
+        clock.results[metric].append(value)
+    for _ in range(REPEAT):
+        clock.measure("single_restart", side.restart, [ONE])
+        clock.measure("crash_to_ready", side.crash, ONE)
+    clock.measure("restart_all_at_once", side.restart, sorted(side.pids()))
+    side.stop()
+    return {metric: values for metric, values in clock.results.items() if metric in wanted}
 
 
 @contextlib.contextmanager
-def sides() -> Iterator[tuple[Synvisor, Plain]]:
+def sides(workers: str, baselines: list[str]) -> Iterator[list[Side]]:
     with contextlib.ExitStack() as stack:
-        venv = prepare()
-        services = []
-        for _ in range(2):
-            services.append(Services(venv))
-            stack.callback(services[-1].close)
-        synvisor = Synvisor(services[0])
-        stack.callback(synvisor.deployment.close)
-        print("preparing both databases", flush=True)
-        synvisor.deployment.start().wait_ready(300)
-        synvisor.deployment.stop()
-        plain = Plain(services[1])
-        stack.callback(plain.deployment.close)
-        yield synvisor, plain
+        venv, made = prepare(), []
+        for kind in (Synvisor, *(BASELINES[name] for name in baselines)):
+            services = Services(venv)
+            stack.callback(services.close)
+            print(f"preparing the database of {kind.__name__.lower()}", flush=True)
+            side = kind(services, workers)
+            stack.callback(side.close)
+            made.append(side)
+        yield made
+
+
+def rows(setup: str, measured: dict[str, Results], wanted: set[str]) -> list[dict[str, Any]]:
+    """One row for each metric and baseline, of the medians."""
+    medians = {
+        name: {metric: statistics.median(values) for metric, values in results.items()}
+        for name, results in measured.items()
+    }
+    ours = medians.pop("synvisor")
+    found = []
+    for metric in (metric for metric in METRICS if metric in wanted):
+        for name, theirs in medians.items():
+            value, other = ours[metric], theirs.get(metric)
+            found.append(
+                {
+                    "metric": metric,
+                    "unit": METRICS[metric],
+                    "setup": setup,
+                    "value": round(value, 3),
+                    "baseline": name,
+                    "baseline_value": None if other is None else round(other, 3),
+                    "ratio": None if other is None else round(value / other, 3),
+                }
+            )
+    return found
+
+
+def run(setup: str, baselines: list[str], wanted: set[str], rounds: int | None) -> list[dict[str, Any]]:
+    workers, usual = SETUPS[setup]
+    measured: dict[str, Results] = defaultdict(lambda: defaultdict(list))
+    with sides(workers, baselines) as contestants:
+        for number in range(1, (rounds or usual) + 1):
+            # Whoever comes later finds warmer caches: the order moves on.
+            first = number % len(contestants)
+            for side in contestants[first:] + contestants[:first]:
+                results = one_round(side, wanted)
+                for metric, values in results.items():
+                    measured[side.name][metric] += values
+                shown = ", ".join(f"{metric} {statistics.median(of):.2f}" for metric, of in results.items())
+                print(f"{setup}, round {number}, {side.name}: {shown}", flush=True)
+    return rows(setup, measured, wanted)
+
+
+def show(found: list[dict[str, Any]]) -> None:
+    head = ("metric", "unit", "setup", "synvisor", "baseline", "", "ratio")
+    print("\n{:20} {:4} {:12} {:>9}  {:12} {:>9} {:>6}   (medians)".format(*head))
+    for row in found:
+        other, ratio = row["baseline_value"], row["ratio"]
+        there = "-" if other is None else f"{other:.2f}"
+        times = "-" if ratio is None else f"{ratio:.2f}"
+        print(
+            f"{row['metric']:20} {row['unit']:4} {row['setup']:12} {row['value']:9.2f}  "
+            f"{row['baseline']:12} {there:>9} {times:>6}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
-    parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    ours: list[dict[str, float]] = []
-    theirs: list[dict[str, float]] = []
-    with sides() as (synvisor, plain):
-        for number in range(1, rounds + 1):
-            # Whoever goes second finds warmer caches: the order alternates.
-            turns = [(synvisor, ours), (plain, theirs)]
-            for side, results in turns if number % 2 else reversed(turns):
-                results.append(side.round())
-                shown = ", ".join(f"{name} {value:.2f}" for name, value in results[-1].items())
-                print(f"round {number} {type(side).__name__.lower():9} {shown}", flush=True)
-
-    rows = []
-    units = {"cold_start": "s", "memory_pss": "MiB", "supervisor_rss": "MiB", "router_rss": "MiB"}
-    print(f"\n{'metric':16} {'unit':4} {'synvisor':>10} {'plain':>10} {'ratio':>7}   (medians, {SETUP})")
-    for metric, unit in units.items():
-        value = statistics.median(result[metric] for result in ours)
-        others = [result[metric] for result in theirs if metric in result]
-        baseline = statistics.median(others) if others else None
-        ratio = value / baseline if baseline else None
-        rows.append(
-            {
-                "metric": metric,
-                "unit": unit,
-                "setup": SETUP,
-                "value": round(value, 3),
-                "baseline": "plain",
-                "baseline_value": round(baseline, 3) if baseline else None,
-                "ratio": round(ratio, 3) if ratio else None,
-            }
-        )
-        shown = f"{baseline:10.2f} {ratio:7.2f}" if baseline and ratio else f"{'-':>10} {'-':>7}"
-        print(f"{metric:16} {unit:4} {value:10.2f} {shown}")
+    parser.add_argument("--setup", action="append", choices=SETUPS, help="only this one (may be repeated)")
+    parser.add_argument("--baseline", action="append", choices=BASELINES, help="only this one (…)")
+    parser.add_argument("--metric", action="append", choices=METRICS, help="only this one (…)")
+    parser.add_argument("--rounds", type=int, help="in place of what the set-up usually has")
+    arguments = parser.parse_args()
+    wanted = set(arguments.metric or METRICS)
+    baselines = arguments.baseline or list(BASELINES)
+    found: list[dict[str, Any]] = []
+    for setup in arguments.setup or SETUPS:
+        found += run(setup, baselines, wanted, arguments.rounds)
+    show(found)
     target = ROOT / "target" / "bench" / "restart.json"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(f"\nwritten to {target}")
 
 

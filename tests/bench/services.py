@@ -44,7 +44,7 @@ class Services:
                 "-c",
                 "listen_addresses=",
                 "-N",
-                "300",
+                "800",
             ),
             self.start(server, "--port", "0", "--unixsocket", self.redis, "--save", "", "--appendonly", "no"),
         ]

@@ -1,5 +1,8 @@
 """Prepares the virtualenv that the demo and the tests run Synapse from, and prints its path as the last line.
 
+The load generator has one of its own: Twisted would load what matrix-nio needs (h2) in every process of
+Synapse if both shared one.
+
 Runs on a fresh Debian with nothing but Python; what only a package can bring is installed as root, and named
 otherwise. A second run finds everything in place and takes no time.
 """
@@ -15,7 +18,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+# What each virtualenv holds.
+REQUIREMENTS = {
+    name: Path(__file__).with_name(file)
+    for name, file in {"venv": "requirements.txt", "client": "requirements-client.txt"}.items()
+}
 OLDEST = (3, 10)
 # What each probe below needs, as Debian calls it.
 VENV, HEADERS, COMPILER, LIBPQ = "python3-venv", "python3-dev", "gcc", "libpq-dev"
@@ -89,7 +96,8 @@ def install_packages(missing: list[str]) -> None:
     if os.geteuid() != 0:
         sys.exit(f"some Debian packages are missing; install them and try again:\n  sudo {' '.join(command)}")
     say(f"installing {', '.join(missing)}")
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    # A package that brings a service does not start it in a runlevel that its script does not know.
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     for step in (["apt-get", "update"], command):
         done = subprocess.run(step, capture_output=True, text=True, env=environment, check=False)
         if done.returncode != 0:
@@ -104,29 +112,39 @@ def run_logged(command: list[str], log: Path) -> None:
         sys.exit(f"{' '.join(command)} failed; the end of {log}:\n{tail}")
 
 
-def prepare() -> Path:
-    """The virtualenv's path, made if need be."""
+def prepare(name: str = "venv") -> Path:
+    """The path of Synapse's virtualenv, or of the load generator's ("client"), made if need be."""
     interpreter = python()
-    venv = work_directory() / "venv"
+    venv, requirements = work_directory() / name, REQUIREMENTS[name]
     described = subprocess.run([interpreter, "-VV"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256(f"{interpreter}\n{described}{REQUIREMENTS.read_text()}".encode()).hexdigest()
+    key = hashlib.sha256(f"{interpreter}\n{described}{requirements.read_text()}".encode()).hexdigest()
     mark = venv / ".complete"
     if mark.exists() and mark.read_text(encoding="utf-8") == key:
         return venv
     if missing := missing_packages(interpreter):
         install_packages(missing)
     begun = time.monotonic()
-    say(f"preparing a virtualenv with Synapse from PyPI in {venv} (about a minute, once)")
+    say(f"preparing the virtualenv {venv} from PyPI (about a minute, once)")
     shutil.rmtree(venv, ignore_errors=True)
     venv.parent.mkdir(parents=True, exist_ok=True)
-    log = venv.parent / "venv.log"
+    log = venv.parent / f"{name}.log"
     log.unlink(missing_ok=True)
     run_logged([interpreter, "-m", "venv", str(venv)], log)
     pip = [str(venv / "bin" / "pip"), "--disable-pip-version-check", "install"]
-    run_logged([*pip, "--requirement", str(REQUIREMENTS)], log)
+    run_logged([*pip, "--requirement", str(requirements)], log)
     mark.write_text(key, encoding="utf-8")
     say(f"the virtualenv is ready ({time.monotonic() - begun:.0f} s)")
     return venv
+
+
+def supervisord() -> tuple[str, str]:
+    """Debian's supervisord and its supervisorctl, which `make bench` compares with."""
+    if shutil.which("supervisord") is None:
+        install_packages(["supervisor"])
+    daemon, control = shutil.which("supervisord"), shutil.which("supervisorctl")
+    if daemon is None or control is None:
+        sys.exit("the Debian package supervisor is installed, but supervisord is not in PATH")
+    return daemon, control
 
 
 if __name__ == "__main__":

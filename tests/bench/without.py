@@ -1,0 +1,72 @@
+"""Shows that each mechanism of a gentle restart matters: the load test with it, and without it.
+
+    target/venv/bin/python -m tests.bench.without [MECHANISM…]
+
+Run by hand: it takes minutes for each, and to fail is what it is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from dataclasses import dataclass
+
+from tests.support.deployment import LIVELY, deployed
+from tests.support.toolchain import ROOT
+from tests.support.traffic import UNLIMITED, Traffic
+
+# Nothing left out, then each of what `supervise --without` can leave out.
+MECHANISMS = ["", "router", "child", "pool", "forkserver", "bootstrap"]
+# The processes that the most requests of others wait for, then everything.
+ORDERS = [
+    *([unit] for unit in ("events-1", "main", "to-device-1", "media-repository-1", "generic-1")),
+    ["--all", "--at-once"],
+]
+
+
+@dataclass(frozen=True)
+class Harm:
+    """What a client would have noticed."""
+
+    requests: int
+    failed: int
+    lost: int
+    doubled: int
+    cut: int
+    # How often by operation and status.
+    failures: dict[str, int]
+
+
+def harm_without(mechanism: str, times: int) -> Harm:
+    without = (mechanism,) if mechanism else ()
+    cut = 0
+    record = ROOT / "target" / "bench" / f"without-{mechanism or 'nothing'}.jsonl"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        deployed('preset = "one-of-each"', synapse=UNLIMITED + LIVELY, without=without) as home,
+        Traffic(home.port, "--record", str(record)) as traffic,
+    ):
+        traffic.breathe()
+        for order in ORDERS * times:
+            traffic.phase(" ".join(order))
+            done = home.cli("restart", "--json", *order, timeout=300)
+            cut += sum(unit["cut"] for unit in json.loads(done.stdout)["units"])
+            traffic.breathe()
+        report = traffic.stop()
+    failures = Counter(f"{one['operation']} {one['status']}" for one in report["failures"])
+    lost, doubled = len(report["lost"]), len(report["doubled"])
+    return Harm(report["requests"], report["failed"], lost, doubled, cut, dict(failures))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.without")
+    parser.add_argument("mechanism", nargs="*", choices=MECHANISMS, help="only without these")
+    parser.add_argument("--times", type=int, default=2, help="how often everything is restarted")
+    arguments = parser.parse_args()
+    for mechanism in arguments.mechanism or MECHANISMS:
+        print(f"without {mechanism or 'nothing'}: {harm_without(mechanism, arguments.times)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
