@@ -1,4 +1,4 @@
-"""The fork server: what it makes, and what happens when it is not there, hangs, or does not know its Synapse."""
+"""The fork server: what it makes, and what happens without it, when it hangs, or does not know its Synapse."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_processes_are_forked_and_are_the_supervisors_own(home: Deployment) -> N
 
 
 def test_a_process_has_its_own_sockets_and_nothing_of_the_supervisors(home: Deployment) -> None:
-    # Mutation: descriptors not closed in the child (child.py, let_go): seen red, other units' sockets are open.
+    # Mutation: descriptors not closed in the child (child.py, let_go): seen red, others' sockets are open.
     inodes = {}
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         fields = line.split()
@@ -62,7 +62,9 @@ def test_a_process_has_its_own_sockets_and_nothing_of_the_supervisors(home: Depl
         assert listening == {home.run / part / f"{name}.sock" for part in ("client", "private")}
 
 
-def test_connections_wait_while_a_process_restarts_and_are_refused_while_it_is_stopped(home: Deployment) -> None:
+def test_connections_wait_while_a_process_restarts_and_are_refused_while_it_is_stopped(
+    home: Deployment,
+) -> None:
     # Mutation: Effect::Unlisten not carried out (src/run/mod.rs): seen red, the path stays.
     path = home.run / "private" / "generic-1.sock"
     inode = path.stat().st_ino
@@ -133,7 +135,7 @@ def overlaid(venv: Path, directory: Path, customisation: str) -> Path:
 
 @pytest.mark.parametrize("without", [(), ("forkserver",)])
 def test_a_synapse_that_is_not_recognised_is_started_plainly(without: tuple[str, ...]) -> None:
-    # Mutations, each seen red: problems of the hello ignored, exit status 70 not learnt from (src/run/births.rs).
+    # Mutations, each seen red: hello ignored, exit status 70 not learnt from (src/run/births.rs).
     home = Deployment("generic = 1", without=without)
     try:
         # With this Synapse installs another reactor than the one whose inner life the bootstrap knows.
