@@ -1,4 +1,4 @@
-"""The fork server: what it makes, and what happens without it, when it hangs, or does not know its Synapse."""
+"""The fork server: what it makes, and what happens without it, when it hangs, or does not know Synapse."""
 
 from __future__ import annotations
 

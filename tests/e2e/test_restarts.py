@@ -20,7 +20,7 @@ from .test_crash import wait_for_another
 pytestmark = pytest.mark.timeout(1800)
 
 # Not Synapse: a query that PostgreSQL was executing is lost with it.
-OTHERS = ("postgres", "redis", "router")
+OTHERS = ("postgres", "redis", "forkserver", "router")
 
 
 @pytest.fixture(scope="module")
