@@ -330,7 +330,8 @@ class Crowd:
             if key:
                 ledger.to_device_synced[user.user_id][key] += 1
         for room, joined in answer.rooms.join.items():
-            if joined.timeline.limited:
+            # Of a room that is new to the user Synapse says so always (`synapse/handlers/sync.py`).
+            if joined.timeline.limited and room in user.joined:
                 user.misread(f"the timeline of {room} since {since} is limited: the load outran its filter")
             for event in joined.timeline.events:
                 if event.source["type"] == "m.room.message":
