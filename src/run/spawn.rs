@@ -112,7 +112,9 @@ pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::
 
 /// Starts a process of Synapse by an interpreter of its own that inherits its sockets.
 pub(super) fn execute(unit: &Unit, config: &Config, around: &Surroundings, held: &[Held]) -> io::Result<i32> {
-    let process = serde_json::to_string(&describe(unit, config, around, held))?;
+    // Its environment is the program's own; arguments are there for everybody to read.
+    let process = Process { environment: BTreeMap::new(), ..describe(unit, config, around, held) };
+    let process = serde_json::to_string(&process)?;
     let mut argv = bootstrap(config, &around.layout);
     argv.extend(["child".to_owned(), process]);
     let listeners = held.iter().map(|held| held.listener.as_fd());
