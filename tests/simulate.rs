@@ -21,7 +21,8 @@
 //! - `may_be_released` that does not look at the batch: "signalled while its batch".
 //! - `advance` that gives a rolling order at once: "before it was its turn".
 //! - `unlisten_at` that knows no Waiting, or no Failed: "held for".
-//! - `stop_there` that leaves the rest of an order: "started after shutdown".
+//! - `leave_out` that leaves what a later order stops: "runs though it was stopped".
+//! - `When::Settled` taken for met: "started before".
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -256,7 +257,7 @@ impl World {
     /// A rolling order takes a unit down only when all before it are done.
     fn watch_turn(&self, unit: &UnitName) {
         let turn = self.ahead.values().any(|ahead| ahead.first() == Some(unit));
-        let ordered = !self.rolling.contains(unit) || self.stopped.contains(unit);
+        let ordered = !self.rolling.contains(unit) || self.stopped.contains(unit) || self.shutting_down;
         assert!(turn || ordered, "{unit} goes down before it was its turn");
     }
 
@@ -491,10 +492,13 @@ impl World {
         world.pass(1_800_000);
         assert!(world.open.is_empty(), "never answered: {:?}", world.open);
 
+        // An order that is under way then goes no further.
+        world.ordered = true;
+        let all = world.specs.iter().map(|spec| spec.name.clone()).collect();
+        world.order(Verb::Restart { at_once: false }, all);
         world.shutting_down = true;
         world.tell(Input::Shutdown);
         world.pass(1);
-        world.ordered = true;
         world.order(Verb::Restart { at_once: true }, vec![UnitName::main()]);
         assert!(world.open.is_empty(), "an order after shutdown must be refused");
         world.pass(600_000);

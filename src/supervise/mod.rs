@@ -102,7 +102,6 @@ impl Supervisor {
             Input::Shutdown => {
                 self.shutting_down = true;
                 self.batches += 1;
-                self.pending.iter_mut().for_each(Pending::stop_there);
                 for unit in self.units.values_mut() {
                     unit.wanted = false;
                     unit.batch = self.batches;

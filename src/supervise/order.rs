@@ -69,11 +69,6 @@ impl Pending {
         Self { ticket, verb, goals: Vec::new(), rest: units.into() }
     }
 
-    /// Gives nothing more.
-    pub(super) fn stop_there(&mut self) {
-        self.rest.clear();
-    }
-
     /// Leaves out units that a later order stops.
     pub(super) fn leave_out(&mut self, units: &[UnitName]) {
         self.rest.retain(|unit| !units.contains(unit));
