@@ -123,13 +123,12 @@ def test_there_is_a_way_without_it(part: str, way: str) -> None:
         assert set(made(home).values()) == {way}
 
 
-def overlaid(venv: Path, directory: Path, customisation: str) -> Path:
-    """A virtualenv with everything of another one, and a `sitecustomize` of its own."""
+def overlaid(venv: Path, directory: Path, statement: str) -> Path:
+    """A virtualenv with everything of another one, in which Python begins with a statement (of a .pth file)."""
     subprocess.run([venv / "bin" / "python", "-m", "venv", "--without-pip", directory], check=True)
     below = next((venv / "lib").glob("python3.*/site-packages"))
     own = next((directory / "lib").glob("python3.*/site-packages"))
-    (own / "below.pth").write_text(f"{below}\n")
-    (own / "sitecustomize.py").write_text(customisation)
+    (own / "below.pth").write_text(f"{below}\n{statement}\n")
     return directory
 
 
@@ -139,8 +138,8 @@ def test_a_synapse_that_is_not_recognised_is_started_plainly(without: tuple[str,
     home = Deployment("generic = 1", without=without)
     try:
         # With this Synapse installs another reactor than the one whose inner life the bootstrap knows.
-        customisation = "import os\nos.environ['SYNAPSE_ASYNC_IO_REACTOR'] = '1'\n"
-        home.venv = overlaid(home.venv, home.directory / "venv", customisation)
+        statement = "import os; os.environ['SYNAPSE_ASYNC_IO_REACTOR'] = '1'"
+        home.venv = overlaid(home.venv, home.directory / "venv", statement)
         home.write()
         home.start().wait_ready()
         assert set(made(home).values()) == {"plain"}

@@ -44,6 +44,7 @@ def test_status_is_a_table_and_json(small: Deployment) -> None:
     assert [unit["name"] for unit in status["units"]] == [
         "postgres",
         "redis",
+        "forkserver",
         "main",
         "generic-1",
         "typing-1",
@@ -225,11 +226,17 @@ signing_key_file = "{key}"
 signing_key_required = true
 registration_shared_secret_file = "{shared}"
 [units.workers]
-environment = {{ SYNVISOR_TEST = "a b" }}
+environment = {{ SYNVISOR_TEST = "a b", PYTHONPATH = "{home.directory}" }}
+settings = {{ modules = [{{ module = "witness.Witness", config = {{}} }}] }}
 [units.generic-1]
 nice = 7
 max_memory = "10M"
 """
+        # A module of Synapse's that the workers find by one variable, and that tells another one's value.
+        (home.directory / "witness.py").write_text(
+            "import os\n\n\nclass Witness:\n    def __init__(self, config, api):\n"
+            "        print('witnessed', os.environ['SYNVISOR_TEST'], flush=True)\n"
+        )
         home.write()
         home.start().wait_ready()
         before = home.pids()
@@ -237,8 +244,8 @@ max_memory = "10M"
         def of(unit: str) -> tuple[int, bool]:
             pid = before[unit]
             assert pid
-            variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-            return os.getpriority(os.PRIO_PROCESS, pid), b"SYNVISOR_TEST=a b" in variables
+            log = (home.state / "logs" / f"{unit}.log").read_text()
+            return os.getpriority(os.PRIO_PROCESS, pid), "witnessed a b" in log
 
         assert [of("main"), of("generic-1"), of("generic-2")] == [(0, False), (7, True), (0, True)]
         keys = home.client().call("GET", "/_matrix/key/v2/server")
