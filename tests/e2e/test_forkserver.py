@@ -124,7 +124,7 @@ def test_there_is_a_way_without_it(part: str, way: str) -> None:
 
 
 def overlaid(venv: Path, directory: Path, statement: str) -> Path:
-    """A virtualenv with everything of another one, in which Python begins with a statement (of a .pth file)."""
+    """A virtualenv with everything of another one, in which Python begins with a statement."""
     subprocess.run([venv / "bin" / "python", "-m", "venv", "--without-pip", directory], check=True)
     below = next((venv / "lib").glob("python3.*/site-packages"))
     own = next((directory / "lib").glob("python3.*/site-packages"))
