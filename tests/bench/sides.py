@@ -26,6 +26,8 @@ from tests.support.toolchain import supervisord
 
 from .services import Services, unprivileged
 
+# Units of synvisor that no other side has.
+OTHERS = ("forkserver", "router")
 # Between two looks at whether everything is ready, in seconds; the same for all sides.
 LOOK = 0.05
 # What is READY is connected to Redis, for every side: before, a worker would serve what is stale.
@@ -118,7 +120,7 @@ class Synvisor(Side):
     def units(self) -> dict[str, dict[str, Any]]:
         status = self.ask()
         assert status, "the supervisor does not answer"
-        return {unit["name"]: unit for unit in status["units"] if unit["name"] != "router" and unit["pid"]}
+        return {unit["name"]: unit for unit in status["units"] if unit["name"] not in OTHERS and unit["pid"]}
 
     def pids(self) -> dict[str, int]:
         return {name: unit["pid"] for name, unit in self.units().items()}
