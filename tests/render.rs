@@ -379,7 +379,8 @@ fn pyyaml_reads_what_was_meant() {
         config.synapse = toml::Table::from_iter([(key.to_owned(), hard.config.synapse[key].clone())]);
         let files = render::render(&config, &hard.topology, &SecretValues::default());
         let whole =
-            text(&files[&render::homeserver_path(&config, &hard.topology.units[1].name)].bytes).to_owned();
+            text(&files[&render::homeserver_path(&config, &synvisor::topology::UnitName::main())].bytes)
+                .to_owned();
         fs::write(&written, whole).unwrap();
         fs::write(&expected, serde_json::to_vec(&meant).unwrap()).unwrap();
         arguments.extend([written, expected]);
