@@ -225,6 +225,6 @@ fn problems_are_there_for_programs_too() {
     fs::write(&file, "server_name = \"a.b\"\n").unwrap();
     let (printed, code) = synvisor(&["check", "--json"], &file);
     let json: Json = serde_json::from_str(&printed).unwrap();
-    assert_eq!((code, &json["usable"], &json["units"]), (0, &true.into(), &3.into()));
+    assert_eq!((code, &json["usable"], &json["units"]), (0, &true.into(), &4.into()));
     assert_eq!(json["problems"], Json::Array(Vec::new()));
 }
