@@ -154,8 +154,7 @@ class Deployment:
         """Writes the TOML file as it now should be."""
         self.toml.write_text(
             f"""server_name = "{self.server_name}"
-public_baseurl = "http://127.0.0.1:{self.port}/"
-{self.top}
+public_baseurl = "http://127.0.0.1:{self.port}/"{self.top and chr(10) + self.top}
 [workers]
 {self.workers}
 {self.services}
