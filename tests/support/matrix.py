@@ -118,7 +118,7 @@ class Client:
         """Syncs until the message is there."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            joined = self.sync(timeout=5)["rooms"] if self.since else self.sync().get("rooms", {})
+            joined = self.sync(timeout=5 if self.since else 0).get("rooms", {})
             for event in joined.get("join", {}).get(room, {}).get("timeline", {}).get("events", []):
                 if event.get("content", {}).get("body") == text:
                     return event
