@@ -63,7 +63,6 @@ mod tests {
 
     #[test]
     fn a_restart_is_measured_from_the_last_new_request_to_ready() {
-        // Mutation: `leaves` that always takes the later moment: seen red.
         let (unit, mut timeline) = (UnitName::main(), Timeline::default());
         let spans = |stop, start, gap| Spans { stop, start, gap };
         timeline.begins(&unit, Time(10));

@@ -112,7 +112,6 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn messages_keep_their_borders_and_bring_their_descriptors() {
-        // Mutation: SOCK_STREAM for SOCK_SEQPACKET: seen red.
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("packets");
         let listener = listen_packets(&path).unwrap();

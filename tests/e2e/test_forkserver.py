@@ -38,7 +38,6 @@ def restart(home: Deployment, *arguments: str) -> None:
 
 
 def test_processes_are_forked_and_are_the_supervisors_own(home: Deployment) -> None:
-    # Mutation: no second fork (doublefork.py): seen red, the fork server is the parent.
     assert made(home) == dict.fromkeys(SYNAPSE, "forked")
     assert home.process
     for name in SYNAPSE:
@@ -48,7 +47,6 @@ def test_processes_are_forked_and_are_the_supervisors_own(home: Deployment) -> N
 
 
 def test_a_process_has_its_own_sockets_and_nothing_of_the_supervisors(home: Deployment) -> None:
-    # Mutation: descriptors not closed in the child (child.py, let_go): seen red, others' sockets are open.
     inodes = {}
     for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
         fields = line.split()
@@ -65,7 +63,6 @@ def test_a_process_has_its_own_sockets_and_nothing_of_the_supervisors(home: Depl
 def test_connections_wait_while_a_process_restarts_and_are_refused_while_it_is_stopped(
     home: Deployment,
 ) -> None:
-    # Mutation: Effect::Unlisten not carried out (src/run/mod.rs): seen red, the path stays.
     path = home.run / "private" / "generic-1.sock"
     inode = path.stat().st_ino
     restart(home, "generic-1")
@@ -77,7 +74,6 @@ def test_connections_wait_while_a_process_restarts_and_are_refused_while_it_is_s
 
 
 def test_what_it_made_outlives_it(home: Deployment) -> None:
-    # Mutation: PR_SET_PDEATHSIG kept from the fork server (child.py, follow): seen red, its children end.
     before = home.pids()
     assert (pid := before["forkserver"])
     os.kill(pid, signal.SIGKILL)
@@ -94,7 +90,6 @@ def test_what_it_made_outlives_it(home: Deployment) -> None:
 
 
 def test_one_that_hangs_is_replaced_and_keeps_nobody_from_starting(home: Deployment) -> None:
-    # Mutation: `overdue` that is never due (src/run/births.rs): seen red, the restart does not end.
     pid = home.unit("forkserver")["pid"]
     os.kill(pid, signal.SIGSTOP)
     restart(home, "generic-1")
@@ -134,7 +129,6 @@ def overlaid(venv: Path, directory: Path, statement: str) -> Path:
 
 @pytest.mark.parametrize("without", [(), ("forkserver",)])
 def test_a_synapse_that_is_not_recognised_is_started_plainly(without: tuple[str, ...]) -> None:
-    # Mutations, each seen red: hello ignored, exit status 70 not learnt from (src/run/births.rs).
     home = Deployment("generic = 1", without=without)
     try:
         # With this Synapse installs another reactor than the one whose inner life the bootstrap knows.

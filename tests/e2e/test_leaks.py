@@ -71,7 +71,6 @@ def usage(pid: int) -> Usage:
 
 @pytest.mark.timeout(3600)
 def test_many_forks_leave_nothing() -> None:
-    # Mutation: the go pipe's other end kept in the supervisor (src/run/births.rs, forked): seen red.
     home = Deployment("generic = 1")
     try:
         home.venv = overlaid(home.venv, home.directory / "venv", "import stub")
