@@ -151,7 +151,7 @@ fn a_long_poll_without_another_process_waits_for_the_next_one() {
 
 #[test]
 fn what_works_or_is_being_answered_is_not_taken_back() {
-    // Mutations, each seen red: every GET taken for a long-poll; an answer that has begun given up.
+    // Mutation: every GET taken for a long-poll: seen red.
     let mut harness = Harness::new();
     let generic = harness.up("generic-1", 7);
     let mut initial = harness.request("GET", "/_matrix/client/v3/sync?timeout=30000");
