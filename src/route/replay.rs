@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_client_gets_its_answer_in_the_time_that_it_asked_for() {
-        // Mutations, each seen red: the last of two lowered; a name that ends so taken for it; an underflow.
+        // Mutations, each seen red: a name that ends so taken for it; an underflow.
         let left = |query, passed| with_time_left(query, passed);
         assert_eq!(left("since=s1&timeout=30000&x=%21", 12_000).unwrap(), "since=s1&timeout=18000&x=%21");
         assert_eq!(left("timeout=30000", 30_001).unwrap(), "timeout=0");

@@ -77,7 +77,7 @@ fn another_process_answers_for_one_that_does_not_listen() {
 
 #[test]
 fn a_request_that_waits_follows_a_new_table() {
-    // Mutation: the table that a request began with kept for it: seen red (it waits on).
+    // Mutation: who waits left out of the new table's queues: seen red (429).
     let mut harness = Harness::new();
     let main = harness.up("main", 1);
     let mut client = harness.request("PUT", TYPING);
