@@ -29,7 +29,7 @@ use crate::wire::Incarnation;
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// The directory that Python runs, file by file.
-const PROGRAM: [(&str, &str); 14] = [
+const PROGRAM: [(&str, &str); 16] = [
     ("__main__.py", include_str!("python/__main__.py")),
     ("synvisor/__init__.py", include_str!("python/synvisor/__init__.py")),
     ("synvisor/child.py", include_str!("python/synvisor/child.py")),
@@ -40,7 +40,9 @@ const PROGRAM: [(&str, &str); 14] = [
     ("synvisor/preload.py", include_str!("python/synvisor/preload.py")),
     ("synvisor/probe.py", include_str!("python/synvisor/probe.py")),
     ("synvisor/protocol.py", include_str!("python/synvisor/protocol.py")),
+    ("synvisor/readiness.py", include_str!("python/synvisor/readiness.py")),
     ("synvisor/recognition.py", include_str!("python/synvisor/recognition.py")),
+    ("synvisor/rehearsal.py", include_str!("python/synvisor/rehearsal.py")),
     ("synvisor/replication_pool.py", include_str!("python/synvisor/replication_pool.py")),
     ("synvisor/server.py", include_str!("python/synvisor/server.py")),
     ("synvisor/twisted_reactor.py", include_str!("python/synvisor/twisted_reactor.py")),
@@ -68,6 +70,8 @@ pub struct Process {
     pub nice: u16,
     /// How long it may take for requests in flight after SIGTERM, in milliseconds.
     pub stop_deadline_ms: u64,
+    /// Whether Synapse is to be connected to one before it counts as ready.
+    pub redis: bool,
     /// Parts that a test leaves out.
     pub without: Vec<String>,
 }

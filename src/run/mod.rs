@@ -28,12 +28,14 @@ use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::notify::NotifySocket;
 use crate::sys::process;
+use crate::topology;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::FromRouter;
 use crate::wire::ListenerSettings;
+use crate::wire::Made;
 use crate::wire::ToRouter;
 
 mod births;
@@ -174,7 +176,9 @@ impl Driver {
             let Some(life) = self.pids.get(&notice.pid).cloned().filter(|_| notice.ready) else { continue };
             let Some(unit) = self.topology.unit(&life.unit) else { continue };
             if let (true, Some(socket)) = (unit.role.is_synapse(), unit.private_socket.clone()) {
-                let redis = self.topology.unit(&UnitName::redis()).is_some();
+                // The bootstrap says READY only when there is a connection; Synapse by itself says it before.
+                let plain = self.births.made.get(&unit.name) == Some(&Made::Plain);
+                let redis = plain && topology::uses_redis(&self.config);
                 let task = tokio::spawn(probe::synapse(life.clone(), socket, redis, self.news.clone()));
                 self.watch(&life, task);
             }

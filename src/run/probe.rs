@@ -26,9 +26,9 @@ const LONG_PAUSE: Duration = Duration::from_millis(500);
 /// One answer of a process that is well takes milliseconds.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
-/// Asks a Synapse process that has said READY whether it answers `/health` and is connected to Redis.
+/// Asks a Synapse process that has said READY whether it answers `/health` and, with `redis`, is connected to one.
 ///
-/// READY comes without a connection to Redis, and without one a worker serves stale caches
+/// Plain Synapse says READY without a connection to Redis, and without one a worker serves stale caches
 /// (`synapse/app/_base.py`, `start`; `synapse/replication/tcp/handler.py`).
 pub(super) async fn synapse(
     life: Life,
@@ -78,6 +78,7 @@ async fn get(
     let request = Request::get(path)
         .header("Host", "localhost")
         .header("X-Forwarded-For", "127.0.0.1")
+        .header("X-Forwarded-Proto", "https")
         .body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status();

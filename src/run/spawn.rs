@@ -136,6 +136,7 @@ pub(super) fn describe(unit: &Unit, config: &Config, around: &Surroundings, held
         umask: UMASK,
         nice: own.nice.unwrap_or_default(),
         stop_deadline_ms: config.supervisor.stop_timeout / 2,
+        redis: topology::uses_redis(config),
         without: around.without.clone(),
     }
 }

@@ -95,8 +95,7 @@ impl Topology {
         let run = &config.supervisor.run_dir;
         let postgres = Role::Postgres { embedded: config.database.is_embedded() };
         let mut units = vec![service(UnitName::postgres(), postgres)];
-        // Main alone has nobody to talk to over Redis.
-        if config.redis.is_embedded() || !config.workers.0.is_empty() {
+        if uses_redis(config) {
             units.push(service(UnitName::redis(), Role::Redis { embedded: config.redis.is_embedded() }));
         }
         units.push(service(UnitName::fork_server(), Role::ForkServer));
@@ -181,6 +180,11 @@ pub fn postgres_socket_dir(config: &Config) -> PathBuf {
 /// Where the embedded Redis protocol server listens.
 pub fn redis_socket(config: &Config) -> PathBuf {
     config.supervisor.run_dir.join("redis").join("redis.sock")
+}
+
+/// Whether Synapse's processes talk over Redis: main alone has nobody to talk to.
+pub fn uses_redis(config: &Config) -> bool {
+    config.redis.is_embedded() || !config.workers.0.is_empty()
 }
 
 /// How Synapse and the readiness checks reach Redis.

@@ -263,6 +263,7 @@ def describe(place: Path, app: str, /, *arguments: str, **changes: Any) -> dict[
         "umask": 0o027,
         "nice": 0,
         "stop_deadline_ms": 8000,
+        "redis": False,
         "without": [],
     }
     process["environment"] = {**process["environment"], **changes.pop("environment", {})}

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import graceful_stop, inherited, linux, recognition, replication_pool, twisted_reactor
+from . import (
+    graceful_stop,
+    inherited,
+    linux,
+    readiness,
+    recognition,
+    replication_pool,
+    twisted_reactor,
+)
 from .protocol import BEFORE_LISTENERS, Fork, Malformed, Process, decode, decode_object
 
 NOT_RECOGNISED = 70
@@ -86,10 +96,27 @@ def run(process: Process, lock: int, listeners: Sequence[int]) -> None:
         graceful_stop.install(reactor, process.stop_deadline_ms / 1000)
     if "pool" not in process.without:
         replication_pool.make_plain()
+    if process.redis:
+        readiness.await_replication()
     # A user's own modules; isolated mode, in which we run, leaves the variable unread.
     sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.argv[:] = [process.app, *process.arguments]
     importlib.import_module(process.app).main()
+    end()
+
+
+def end() -> None:
+    """Ends the process as Python does, but does not take the interpreter apart.
+
+    That would write to every object, and so copy every page that the process shares with its siblings.
+    """
+    # CPython's own steps before it does so (`Py_FinalizeEx`, 3.10 to 3.14): threads, atexit, streams.
+    steps: list[Any] = [getattr(threading, "_shutdown", None), getattr(atexit, "_run_exitfuncs", None)]
+    if None in steps:
+        return
+    for step in (*steps, sys.stdout.flush, sys.stderr.flush):
+        step()
+    os._exit(0)
 
 
 def let_go(output: int, kept: Collection[int]) -> None:

@@ -103,7 +103,7 @@ def report(writing: int) -> None:
     """
     # The child's own log is the server's.
     child.let_go(os.dup(2), {writing})
-    child.take_place(Process("probe", "", (), (), {"NOTIFY_SOCKET": NOTIFY_SOCKET}, "/", 0o27, 0, 0))
+    child.take_place(Process("probe", "", (), (), {"NOTIFY_SOCKET": NOTIFY_SOCKET}, "/", 0o27, 0, 0, False))
     reactor = twisted_reactor.global_reactor()
     twisted_reactor.renew(reactor)
     called: list[bool] = []

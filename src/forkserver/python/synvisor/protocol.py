@@ -20,6 +20,8 @@ MOST_BYTES = 256 * 1024
 MOST_DESCRIPTORS = 253
 """Of a message (SCM_MAX_FD of Linux)."""
 
+JSON_NAMES = {bool: "true or false", int: "a number", str: "a string"}
+
 T = TypeVar("T")
 
 
@@ -44,6 +46,8 @@ class Process:
     nice: int
     stop_deadline_ms: int
     """From SIGTERM until what is still in flight is cut."""
+    redis: bool
+    """Whether Synapse is to be connected to one before it counts as ready."""
     without: tuple[str, ...] = ()
     """Changes to leave out, so that a test can see what they are for: "child" (graceful stop), "pool"."""
 
@@ -142,6 +146,6 @@ def _checked(hint: Any, value: object, place: str) -> Any:
             return value
         raise Malformed(f"{place} must be an object of strings")
     # In Python true is a number, in JSON it is none.
-    if not isinstance(value, hint) or isinstance(value, bool):
-        raise Malformed(f"{place} must be {'a number' if hint is int else 'a string'}")
+    if not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
+        raise Malformed(f"{place} must be {JSON_NAMES[hint]}")
     return value

@@ -30,6 +30,11 @@ NEEDED = (
     Needed("synapse.app._base", "listen_unix", ("path", "mode", "factory")),
     Needed("synapse.http.site", "SynapseProtocol"),
     Needed("synapse.http.replicationagent", "ReplicationAgent.__init__", ("self", "reactor", "pool")),
+    Needed(
+        "synapse.replication.tcp.handler",
+        "ReplicationCommandHandler.new_connection",
+        ("self", "connection"),
+    ),
     Needed("synapse.metrics._reactor_metrics", "ObjWrapper"),
     Needed("twisted.internet.epollreactor", "EPollReactor"),
     Needed("twisted.internet.base", "ReactorBase._signalsFactory", ("self",)),
