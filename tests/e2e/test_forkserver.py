@@ -73,6 +73,22 @@ def test_connections_wait_while_a_process_restarts_and_are_refused_while_it_is_s
     assert "process_start_time_seconds" in home.metrics("generic-1")
 
 
+# Mutation: READY let through before the connection (readiness.py): seen red.
+def test_a_process_is_ready_only_when_it_is_connected_to_redis(home: Deployment) -> None:
+    redis, old = home.unit("redis")["pid"], home.unit("generic-1")["pid"]
+    log = home.state / "logs" / "generic-1.log"
+    os.kill(redis, signal.SIGSTOP)
+    try:
+        os.kill(old, signal.SIGKILL)
+        size = log.stat().st_size
+        freezing = "Freezing all allocated objects"
+        wait_for("the process to be up", lambda: True if freezing in log.read_text()[size:] else None)
+        assert home.unit("generic-1")["state"] == "starting"
+    finally:
+        os.kill(redis, signal.SIGCONT)
+    wait_for("READY", lambda: True if home.unit("generic-1")["state"] == "ready" else None)
+
+
 def test_what_it_made_outlives_it(home: Deployment) -> None:
     before = home.pids()
     assert (pid := before["forkserver"])

@@ -244,3 +244,15 @@ def test_the_helper_hands_descriptors_over_in_order(tmp_path: Path) -> None:
         text = (tmp_path / "out").read_text(encoding="utf-8")
         assert f"3 -> socket:[{os.fstat(left.fileno()).st_ino}]" in text
         assert f"4 -> socket:[{os.fstat(right.fileno()).st_ino}]" in text
+
+
+# Mutation: the os._exit() of end() left out, threading's step, and the flush of stdout: each seen red.
+def test_it_ends_completely_but_is_not_taken_apart(shared: Supervisor) -> None:
+    """Taking apart writes to every page that it shares."""
+    child = shared.fork("plain_app", "thread").go()
+    assert child.wait() == 0
+    text = child.text()
+    assert "the thread has ended" in text
+    assert "atexit ran" in text
+    assert "not flushed" in text
+    assert "taken apart" not in text

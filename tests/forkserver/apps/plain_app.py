@@ -11,6 +11,16 @@ import threading
 from pathlib import Path
 
 
+class Remains:
+    """What Python would take apart at its end."""
+
+    def __del__(self) -> None:
+        os.write(2, b"taken apart\n")
+
+
+remains = Remains()
+
+
 def facts() -> dict[str, object]:
     """What a process can see of itself."""
     return {
@@ -35,10 +45,14 @@ def facts() -> dict[str, object]:
 
 
 def main() -> None:
+    # The last to be registered runs first.
+    atexit.register(sys.stdout.write, "not flushed")
     atexit.register(print, "atexit ran", flush=True)
     what, *rest = sys.argv[1:]
     if what == "facts":
         print(json.dumps(facts()))
+    elif what == "thread":
+        threading.Timer(0.2, print, ["the thread has ended"]).start()
     elif what == "exit":
         sys.exit(int(rest[0]))
     elif what == "raise":

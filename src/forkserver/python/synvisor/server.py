@@ -54,11 +54,12 @@ def prepare() -> Hello:
     if not problems:
         try:
             # Imported only here, since it builds on what a Synapse may not have.
-            from . import rehearsal
+            from . import certificates, rehearsal
 
             rehearsal.rehearse()
+            certificates.share()
         except Exception as error:
-            say(f"each process will compile its templates itself: {type(error).__name__}: {error}")
+            say(f"each process will prepare itself what one could for all: {type(error).__name__}: {error}")
         preload.freeze()
         problems = probe.problems()
     return Hello(version, problems)
