@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def test_a_process_is_ready_only_when_it_is_connected_to_redis(home: Deployment)
         size = log.stat().st_size
         freezing = "Freezing all allocated objects"
         wait_for("the process to be up", lambda: True if freezing in log.read_text()[size:] else None)
+        # It has had time to be asked about its health.
+        time.sleep(1)
         assert home.unit("generic-1")["state"] == "starting"
     finally:
         os.kill(redis, signal.SIGCONT)
