@@ -1,6 +1,6 @@
 """Shows that each mechanism of a gentle restart matters: the load test with it, and without it.
 
-    target/venv/bin/python -m tests.bench.without [MECHANISM…]
+    target/venv/bin/python -m tests.bench.without [--mechanism MECHANISM]…
 
 Run by hand: it takes minutes for each, and to fail is what it is for.
 """
@@ -61,7 +61,7 @@ def harm_without(mechanism: str, times: int) -> Harm:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.without")
-    parser.add_argument("mechanism", nargs="*", choices=MECHANISMS, help="only without these")
+    parser.add_argument("--mechanism", action="append", choices=MECHANISMS, help="only without this one (…)")
     parser.add_argument("--times", type=int, default=2, help="how often everything is restarted")
     arguments = parser.parse_args()
     for mechanism in arguments.mechanism or MECHANISMS:
