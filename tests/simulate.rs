@@ -23,6 +23,10 @@
 //! - `unlisten_at` that knows no Waiting, or no Failed: "held for".
 //! - `leave_out` that leaves what a later order stops: "runs though it was stopped".
 //! - `When::Settled` taken for met: "started before".
+//! - `is_down` of a change that does not look at its members, or not at who leaves: "comes up while".
+//! - A change that lets all stages up at once: "comes up before".
+//! - `held` ignored where units start: "comes up while".
+//! - `begin` without `batch`: "signalled while its batch".
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -35,7 +39,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use synvisor::supervise::{
-    Effect, Ending, Exit, Input, Life, Outcome, Policy, Spec, Supervisor, Ticket, Time, Verb, When,
+    Change, Effect, Ending, Exit, Input, Life, Outcome, Policy, Spec, Supervisor, Ticket, Time, Verb, When,
 };
 use synvisor::topology::UnitName;
 use synvisor::wire::Incarnation;
@@ -84,6 +88,16 @@ enum Process {
     Unreaped,
 }
 
+/// A change that is not answered.
+struct UnderWay {
+    ticket: Ticket,
+    /// What its members' processes were when it was made.
+    before: BTreeSet<Life>,
+    stages: Vec<Vec<UnitName>>,
+    /// Units that have been ready, or stopped by order, since.
+    risen: BTreeSet<UnitName>,
+}
+
 /// The machine around the core: processes, the router's view, and the news on its way.
 struct World {
     core: Supervisor,
@@ -97,6 +111,9 @@ struct World {
     routed: BTreeMap<UnitName, Life>,
     /// Whom the router was asked to drain, until when.
     draining: BTreeMap<Life, Time>,
+    change: Option<UnderWay>,
+    /// What follows a change that failed.
+    mend: Option<Change>,
     /// The last order that concerns each unit, where all of it happens at once.
     together: BTreeMap<UnitName, Ticket>,
     /// Units whose last order takes one after the other.
@@ -136,6 +153,8 @@ impl World {
             core_thinks_ready: BTreeSet::new(),
             routed: BTreeMap::new(),
             draining: BTreeMap::new(),
+            change: None,
+            mend: None,
             together: BTreeMap::new(),
             rolling: BTreeSet::new(),
             ahead: BTreeMap::new(),
@@ -176,11 +195,14 @@ impl World {
             Input::Ready(life) if self.processes.contains_key(life) => {
                 self.ever_ready.insert(life.unit.clone());
                 self.core_thinks_ready.insert(life.unit.clone());
+                if let Some(change) = self.change.as_mut().filter(|change| !change.before.contains(life)) {
+                    change.risen.insert(life.unit.clone());
+                }
             }
             Input::Drained(life) => {
                 self.draining.remove(life);
             }
-            Input::Ready(_) | Input::Desire(_) | Input::Order(..) | Input::Shutdown => {}
+            Input::Ready(_) | Input::Desire(_) | Input::Change(..) | Input::Order(..) | Input::Shutdown => {}
         }
         self.core.handle(input, self.now);
         self.obey();
@@ -231,6 +253,10 @@ impl World {
                 Effect::Reply(ticket, outcome) => {
                     self.ahead.remove(&ticket);
                     assert!(self.open.remove(&ticket), "{ticket:?} answered twice");
+                    if self.change.as_ref().is_some_and(|change| change.ticket == ticket) {
+                        self.after_change(&outcome);
+                        continue;
+                    }
                     assert!(self.ordered || outcome == Outcome::Done);
                 }
                 Effect::Forget(unit) => {
@@ -257,7 +283,10 @@ impl World {
     /// A rolling order takes a unit down only when all before it are done.
     fn watch_turn(&self, unit: &UnitName) {
         let turn = self.ahead.values().any(|ahead| ahead.first() == Some(unit));
-        let ordered = !self.rolling.contains(unit) || self.stopped.contains(unit) || self.shutting_down;
+        let change = self.change.as_ref().map(|change| &change.before);
+        let changes = change.is_some_and(|before| before.iter().any(|life| life.unit == *unit));
+        let ordered =
+            changes || !self.rolling.contains(unit) || self.stopped.contains(unit) || self.shutting_down;
         assert!(turn || ordered, "{unit} goes down before it was its turn");
     }
 
@@ -288,6 +317,7 @@ impl World {
             };
             assert!(met, "{life} started before {need} was ready");
         }
+        self.watch_change(&life);
         self.watch_rate(&life.unit);
         if self.rolling.contains(&life.unit) {
             self.stopped.remove(&life.unit);
@@ -360,6 +390,9 @@ impl World {
 
     /// One thing happens: a fault, an order, a change of configuration, or time passes.
     fn tick(&mut self) {
+        if let Some(change) = self.mend.take() {
+            self.make_change(change);
+        }
         match self.random.below(100) {
             0..=7 => {
                 let alive: Vec<Life> = self.processes.keys().cloned().collect();
@@ -370,13 +403,9 @@ impl World {
             }
             8..=10 if self.ordered => self.give_order(),
             11 if self.ordered => {
-                self.specs = specs(1 + self.random.below(4));
-                let specs = self.specs.clone();
-                // What is removed goes down out of its turn.
-                let stays = |unit: &UnitName| specs.iter().any(|spec| spec.name == *unit);
-                self.rolling.retain(|unit| stays(unit));
-                self.together.retain(|unit, _| stays(unit));
-                self.tell(Input::Desire(specs));
+                let workers = 1 + self.random.below(4);
+                let restarting: Vec<u64> = (0..6).filter(|_| self.random.chance(40)).collect();
+                self.give_change(workers, &restarting);
             }
             12 => {
                 // News of a process that never was, or was long ago.
@@ -390,6 +419,64 @@ impl World {
                 let jump = self.random.below(longest);
                 self.pass(jump);
             }
+        }
+    }
+
+    /// This many workers from now on; those of `restarting`, and main for 0, start anew.
+    fn give_change(&mut self, workers: u64, restarting: &[u64]) {
+        let (old, new) = (self.specs.clone(), specs(workers));
+        let missing = |these: &[Spec], others: &[Spec]| {
+            let lacks = |spec: &&Spec| !others.iter().any(|other| other.name == spec.name);
+            these.iter().filter(lacks).cloned().collect::<Vec<_>>()
+        };
+        let names = |specs: &[Spec]| specs.iter().map(|spec| spec.name.clone()).collect::<Vec<_>>();
+        let (enter, leave) = (missing(&new, &old), names(&missing(&old, &new)));
+        let mut second = names(&enter);
+        let again = restarting.iter().filter(|index| **index > 0);
+        second.extend(again.map(|index| UnitName::new(format!("generic-{index}"))));
+        second.retain(|unit| new.iter().any(|spec| spec.name == *unit));
+        second.sort();
+        second.dedup();
+        let first = if restarting.contains(&0) { vec![UnitName::main()] } else { Vec::new() };
+        self.specs = new;
+        self.make_change(Change { leave, enter, stages: vec![first, second] });
+    }
+
+    fn make_change(&mut self, change: Change) {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.open.insert(ticket);
+        let members: BTreeSet<UnitName> =
+            change.stages.iter().flatten().chain(&change.leave).cloned().collect();
+        for unit in &members {
+            self.together.remove(unit);
+            if !self.stopped.contains(unit) {
+                self.together.insert(unit.clone(), ticket);
+            }
+        }
+        let lives = self.processes.keys().filter(|life| members.contains(&life.unit)).cloned().collect();
+        let risen = self.stopped.clone();
+        self.change = Some(UnderWay { ticket, before: lives, stages: change.stages.clone(), risen });
+        self.tell(Input::Change(ticket, change));
+    }
+
+    /// One that failed is followed by another: with everybody, as a rollback is, or with nobody.
+    fn after_change(&mut self, outcome: &Outcome) {
+        let Some(change) = self.change.take() else { return };
+        if *outcome != Outcome::Done && !self.shutting_down {
+            let stages = if self.random.chance(50) { change.stages } else { Vec::new() };
+            self.mend = Some(Change { stages, ..Change::default() });
+        }
+    }
+
+    /// Nobody of a change comes up while somebody of before lives, or before the stages below are ready.
+    fn watch_change(&self, life: &Life) {
+        let Some(UnderWay { before, stages, risen, .. }) = &self.change else { return };
+        let Some(stage) = stages.iter().position(|stage| stage.contains(&life.unit)) else { return };
+        let old = before.iter().find(|old| self.processes.contains_key(old));
+        assert!(old.is_none(), "{life} comes up while {} lives", old.unwrap());
+        for below in stages[..stage].iter().flatten() {
+            assert!(risen.contains(below), "{life} comes up before {below}");
         }
     }
 
@@ -416,6 +503,10 @@ impl World {
             match verb {
                 Verb::Stop => {
                     self.stopped.insert(unit.clone());
+                    // Nobody waits for it any more.
+                    if let Some(change) = &mut self.change {
+                        change.risen.insert(unit.clone());
+                    }
                 }
                 Verb::Start => {
                     self.stopped.remove(unit);
@@ -476,6 +567,8 @@ impl World {
         }
 
         world.faults = false;
+        let mend = world.mend.take();
+        mend.into_iter().for_each(|change| world.make_change(change));
         world.cursed = None;
         // Longer than the longest delay (five minutes) for each link of the longest chain of needs.
         world.pass(1_800_000);

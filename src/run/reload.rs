@@ -5,9 +5,12 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::render;
 use crate::render::FileSet;
+use crate::supervise::Change;
 use crate::supervise::Input;
+use crate::supervise::Ticket;
 use crate::sys::fs;
 use crate::topology::Topology;
+use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::Answer;
 
@@ -43,15 +46,18 @@ impl Driver {
             ));
         }
         let (before, after) = (&self.topology.units, &topology.units);
-        let added: Vec<&str> =
-            after.iter().filter(|unit| !before.contains(unit)).map(|unit| unit.name.as_str()).collect();
-        let removed: Vec<&str> =
-            before.iter().filter(|unit| !after.contains(unit)).map(|unit| unit.name.as_str()).collect();
+        let names = |these: &[Unit], others: &[Unit]| {
+            let of = these.iter().filter(|unit| !others.contains(unit)).map(|unit| unit.name.clone());
+            of.collect::<Vec<_>>()
+        };
+        let (enter, leave) = (names(after, before), names(before, after));
+        let text = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
+        let (added, removed) = (text(&enter), text(&leave));
         let message = match (added.is_empty(), removed.is_empty()) {
             (true, true) => "no change".to_owned(),
-            (false, true) => format!("starts {}", added.join(", ")),
-            (true, false) => format!("stops {}", removed.join(", ")),
-            (false, false) => format!("starts {}; stops {}", added.join(", "), removed.join(", ")),
+            (false, true) => format!("starts {added}"),
+            (true, false) => format!("stops {removed}"),
+            (false, false) => format!("starts {added}; stops {removed}"),
         };
         self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
         self.config = Arc::new(config);
@@ -59,7 +65,11 @@ impl Driver {
         self.topology = topology;
         let table = self.table();
         self.tell(table);
-        self.input(Input::Desire(specs(&self.topology, &self.around)));
+        let mut specs = specs(&self.topology, &self.around);
+        specs.retain(|spec| enter.contains(&spec.name));
+        self.tickets += 1;
+        let change = Change { leave, enter: specs, stages: vec![enter] };
+        self.input(Input::Change(Ticket(self.tickets), change));
         Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
     }
 

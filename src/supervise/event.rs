@@ -89,11 +89,24 @@ pub enum Verb {
     },
 }
 
+/// What changes in one go: who is concerned goes down together, and nobody comes up before all of them are down.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Who ends for good.
+    pub leave: Vec<UnitName>,
+    /// Who is new; each of them stands in a stage too.
+    pub enter: Vec<Spec>,
+    /// Who comes up again, each stage once the one before is READY. A unit that was stopped by order stays down.
+    pub stages: Vec<Vec<UnitName>>,
+}
+
 /// Shell to core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// These units, and no others, shall exist.
+    /// The units to begin with.
     Desire(Vec<Spec>),
+    /// Takes the place of a change that is not done.
+    Change(Ticket, Change),
     Order(Ticket, Verb, Vec<UnitName>),
     /// The process has said that it is ready and every check agreed.
     Ready(Life),

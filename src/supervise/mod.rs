@@ -10,10 +10,12 @@ use crate::topology::UnitName;
 use crate::wire::Incarnation;
 
 mod backoff;
+mod change;
 mod event;
 mod order;
 mod unit;
 
+pub use event::Change;
 pub use event::Effect;
 pub use event::Ending;
 pub use event::Exit;
@@ -26,6 +28,7 @@ pub use event::Time;
 pub use event::Verb;
 pub use event::When;
 
+use change::Changing;
 use order::Pending;
 use unit::Event;
 use unit::State;
@@ -64,6 +67,7 @@ pub struct Supervisor {
     policy: Policy,
     units: BTreeMap<UnitName, Unit>,
     pending: Vec<Pending>,
+    changing: Option<Changing>,
     effects: VecDeque<Effect>,
     /// How many batches there have been.
     batches: u64,
@@ -79,6 +83,7 @@ impl Supervisor {
             policy,
             units: BTreeMap::new(),
             pending: Vec::new(),
+            changing: None,
             effects: VecDeque::new(),
             batches: 0,
             random: seed,
@@ -91,6 +96,7 @@ impl Supervisor {
     pub fn handle(&mut self, input: Input, now: Time) {
         match input {
             Input::Desire(specs) => self.desire(specs, now),
+            Input::Change(ticket, change) => self.change(ticket, change, now),
             Input::Order(ticket, verb, names) => self.order(ticket, verb, names),
             Input::Ready(life) => self.step(&life, Event::Ready, now),
             Input::Exited { life, exit, detail } => {
@@ -164,29 +170,21 @@ impl Supervisor {
         if self.shutting_down {
             return;
         }
-        self.batches += 1;
-        for unit in self.units.values_mut() {
-            if !specs.iter().any(|spec| spec.name == unit.spec.name) {
-                unit.wanted = false;
-                unit.leaving = true;
-                unit.batch = self.batches;
-            }
-        }
         for spec in specs {
-            match self.units.get_mut(&spec.name) {
-                Some(unit) => {
-                    // One that was stopped by order stays down; one that was on its way out comes back.
-                    if unit.leaving {
-                        unit.leaving = false;
-                        unit.wanted = true;
-                    }
-                    unit.spec = spec;
-                }
-                None => {
-                    self.units.insert(spec.name.clone(), Unit::new(spec, now));
-                }
-            }
+            self.units.entry(spec.name.clone()).or_insert_with(|| Unit::new(spec, now));
         }
+    }
+
+    fn change(&mut self, ticket: Ticket, change: Change, now: Time) {
+        if self.shutting_down {
+            self.reply(ticket, Outcome::Failed("synvisor is stopping".to_owned()));
+            return;
+        }
+        if let Some(old) = self.changing.take() {
+            self.effects.push_back(old.superseded());
+        }
+        self.batches += 1;
+        self.changing = Some(Changing::begin(ticket, change, &mut self.units, self.batches, now));
     }
 
     fn order(&mut self, ticket: Ticket, verb: Verb, names: Vec<UnitName>) {
@@ -211,10 +209,13 @@ impl Supervisor {
         loop {
             self.batches += 1;
             let (batch, units, effects) = (self.batches, &mut self.units, &mut self.effects);
-            let given = self
-                .pending
-                .iter_mut()
-                .fold(false, |given, pending| given | pending.advance(units, batch, effects));
+            let mut given = false;
+            for pending in &mut self.pending {
+                given |= pending.advance(units, batch, effects);
+            }
+            if let Some(changing) = &mut self.changing {
+                given |= changing.advance(units, effects);
+            }
             // A step can only open the way for units of another stage, so this ends after a few rounds.
             let mut moved = false;
             while self.settle_once(now) {
@@ -225,6 +226,10 @@ impl Supervisor {
             }
         }
         let (units, effects) = (&self.units, &mut self.effects);
+        if let Some(reply) = self.changing.as_ref().and_then(|changing| changing.outcome(units)) {
+            effects.push_back(reply);
+            self.changing = None;
+        }
         self.pending.retain(|pending| match pending.outcome(units) {
             Some(reply) => {
                 effects.push_back(reply);
@@ -256,7 +261,7 @@ impl Supervisor {
                 self.effects.push_back(Effect::Forget(name));
                 changed = true;
                 continue;
-            } else if unit.wanted && matches!(unit.state, State::Down | State::Waiting) {
+            } else if unit.wanted && !unit.held && matches!(unit.state, State::Down | State::Waiting) {
                 if self.unmet(unit).is_empty() {
                     self.step_unit(&name, Event::Go, now);
                 } else if let Some(unit) = self.units.get_mut(&name)

@@ -36,7 +36,8 @@ pub(super) struct Pending {
 fn give(unit: &mut Unit, verb: Verb, batch: u64) -> Goal {
     let next = Incarnation(unit.incarnation.0 + 1);
     // One that goes down in company already stays in it, unless it is to go down with others now.
-    if verb != (Verb::Restart { at_once: false }) || !matches!(unit.state, State::Draining { .. }) {
+    let in_company = unit.held || matches!(unit.state, State::Draining { .. });
+    if verb != (Verb::Restart { at_once: false }) || !in_company {
         unit.batch = batch;
     }
     match verb {
@@ -51,7 +52,8 @@ fn give(unit: &mut Unit, verb: Verb, batch: u64) -> Goal {
             Goal::Ready(next)
         }
         Verb::Start => {
-            let running = unit.wanted && !unit.replace && unit.alive();
+            // One whose turn to stop had not come runs on.
+            let running = !unit.replace && matches!(unit.state, State::Starting | State::Ready);
             unit.wanted = true;
             if running {
                 return Goal::Ready(unit.incarnation);

@@ -94,6 +94,8 @@ pub(super) struct Unit {
     pub(super) stillborn: Option<Incarnation>,
     /// How often it ended unasked.
     pub(super) restarts: u32,
+    /// Whether a change says when it may start.
+    pub(super) held: bool,
     /// Units that were asked to stop together.
     pub(super) batch: u64,
     /// Whether its sockets are held.
@@ -121,6 +123,7 @@ impl Unit {
             reason: None,
             stillborn: None,
             restarts: 0,
+            held: false,
             batch: 0,
             bound: false,
             ended: now,
