@@ -25,8 +25,9 @@ use crate::sys::packet::Packets;
 use crate::topology::UnitName;
 use crate::wire::Incarnation;
 
-/// Imports and probes take a second or two; one that says nothing for this long hangs.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Imports and probes take a second or two; one that says nothing for this long hangs. Less than the time for which the
+/// sockets of a process are held that waits for it.
+const SILENCE: Duration = Duration::from_secs(25);
 
 /// The directory that Python runs, file by file.
 const PROGRAM: [(&str, &str); 17] = [
@@ -154,7 +155,7 @@ async fn talk(
 ) -> io::Result<()> {
     let packets = Packets::connect(socket)?;
     let hello = tokio::time::timeout(SILENCE, packets.receive()).await;
-    let hello = hello.map_err(|_| io::Error::other("it has said nothing for a minute"))??;
+    let hello = hello.map_err(|_| io::Error::other("it has said nothing for 25 s"))??;
     let Some(hello) = hello else { return Ok(()) };
     tell(event(&hello)?);
     loop {

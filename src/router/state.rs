@@ -142,12 +142,13 @@ impl State {
                     listeners,
                     trusted_proxies,
                 };
+                // One that is configured no more has no new requests, and finishes those that it has: a drain comes next.
                 self.processes.borrow_mut().retain(|unit, upstream| {
-                    let known = known.sockets.contains_key(unit);
-                    if !known {
+                    let stays = known.sockets.contains_key(unit) || upstream.is_busy();
+                    if !stays {
                         upstream.end();
                     }
-                    known
+                    stays
                 });
                 let routes = &known.routes;
                 let mut queues = self.queues.borrow_mut();

@@ -126,6 +126,11 @@ impl Upstream {
         self.life.get() == Life::Open
     }
 
+    /// Whether a request is in flight to it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.get() > 0
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.life.get() == Life::Draining
     }

@@ -255,6 +255,8 @@ impl Driver {
             News::Router(_, FromRouter::Counts { ticket, counts }) => self.counted(ticket, &counts),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),
             News::RouterLost(life) => {
+                // What it was asked over that connection is not answered any more.
+                self.uncounted();
                 if self.pids.values().any(|living| *living == life) && !self.stopping {
                     // It keeps its table meanwhile.
                     self.connect_router(life);

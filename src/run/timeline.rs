@@ -39,7 +39,11 @@ impl Timeline {
 
     pub(super) fn ended(&mut self, unit: &UnitName, now: Time) {
         self.leaves(unit, now);
-        self.units.entry(unit.clone()).or_default().ended = Some(now);
+        let moments = self.units.entry(unit.clone()).or_default();
+        // A successor that ends before it was ready is part of the start.
+        if moments.began.is_none() {
+            moments.ended = Some(now);
+        }
     }
 
     pub(super) fn begins(&mut self, unit: &UnitName, now: Time) {
@@ -63,6 +67,7 @@ mod tests {
 
     #[test]
     fn a_restart_is_measured_from_the_last_new_request_to_ready() {
+        // Mutation: every end counted, and a second departure taken for another stop: both seen red.
         let (unit, mut timeline) = (UnitName::main(), Timeline::default());
         let spans = |stop, start, gap| Spans { stop, start, gap };
         timeline.begins(&unit, Time(10));
@@ -75,6 +80,14 @@ mod tests {
         timeline.begins(&unit, Time(1_051));
         timeline.ready(&unit, Time(1_200));
         assert_eq!(timeline.spans(&unit), spans(Some(50), Some(149), Some(200)));
+        // What the way to READY took, one try that failed included.
+        timeline.leaves(&unit, Time(1_300));
+        timeline.ended(&unit, Time(1_310));
+        timeline.begins(&unit, Time(1_310));
+        timeline.ended(&unit, Time(1_400));
+        timeline.begins(&unit, Time(1_400));
+        timeline.ready(&unit, Time(1_500));
+        assert_eq!(timeline.spans(&unit), spans(Some(10), Some(100), Some(200)));
         // A crash: it leaves as it ends.
         timeline.ended(&unit, Time(2_000));
         assert_eq!(timeline.spans(&unit), spans(Some(0), None, None));

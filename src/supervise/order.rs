@@ -36,8 +36,7 @@ pub(super) struct Pending {
 fn give(unit: &mut Unit, verb: Verb, batch: u64) -> Goal {
     let next = Incarnation(unit.incarnation.0 + 1);
     // One that goes down in company already stays in it, unless it is to go down with others now.
-    let in_company = unit.held || matches!(unit.state, State::Draining { .. });
-    if verb != (Verb::Restart { at_once: false }) || !in_company {
+    if verb != (Verb::Restart { at_once: false }) || !matches!(unit.state, State::Draining { .. }) {
         unit.batch = batch;
     }
     match verb {

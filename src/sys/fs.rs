@@ -104,13 +104,17 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32, owner: Option<&User>) -> Re
 }
 
 /// Makes a directory, and those above it, unless it exists; in either case gives it this mode and owner.
+///
+/// One that is a symbolic link is refused where it would get an owner: that owner could lead us anywhere by it.
 pub fn directory(path: &Path, mode: u32, owner: Option<&User>) -> Result<(), FsError> {
     let make = || -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o755).create(path)?;
+        let no_link = if owner.is_some() { libc::O_NOFOLLOW } else { 0 };
+        let directory = OpenOptions::new().read(true).custom_flags(no_link | libc::O_DIRECTORY).open(path)?;
         if let Some(user) = owner {
-            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))?;
+            std::os::unix::fs::fchown(&directory, Some(user.uid), Some(user.gid))?;
         }
-        std::fs::set_permissions(path, Permissions::from_mode(mode))
+        directory.set_permissions(Permissions::from_mode(mode))
     };
     make().map_err(at("make the directory", path))
 }
@@ -132,7 +136,9 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
 /// Opens a log file to append to; the descriptor goes to a child.
 pub fn append(path: &Path, owner: Option<&User>) -> Result<File, FsError> {
     let open = || -> io::Result<File> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;
+        let mut options = OpenOptions::new();
+        // The directory may belong to the user whom the file is then given to.
+        let file = options.append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW).open(path)?;
         if let Some(user) = owner {
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
         }
@@ -181,9 +187,9 @@ pub enum LockError {
 
 /// Takes the lock at `path` and writes our pid into it; with `create` false a missing file is no lock.
 pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
-    let open =
-        OpenOptions::new().read(true).write(true).create(create).truncate(false).mode(0o644).open(path);
-    let file = match open {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(create).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+    let file = match options.open(path) {
         Ok(file) => file,
         Err(error) if !create && error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(LockError::Fs(at("open", path)(error))),
@@ -244,5 +250,25 @@ mod tests {
         replace(&path, b"first line\nsecond\nthird\n", 0o600, None).unwrap();
         assert_eq!(tail(&path, 15).unwrap(), "second\nthird\n");
         assert_eq!(tail(&path, 100).unwrap(), "first line\nsecond\nthird\n");
+    }
+
+    #[test]
+    fn links_are_not_followed_where_an_owner_could_have_put_them() {
+        // Mutation: O_NOFOLLOW left out of each of the three: seen red.
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        let me = User {
+            uid: nix::unistd::getuid().as_raw(),
+            gid: nix::unistd::getgid().as_raw(),
+            name: "me".into(),
+        };
+        std::fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        directory(&link, 0o700, Some(&me)).unwrap_err();
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink(target.join("file"), &link).unwrap();
+        append(&link, Some(&me)).unwrap_err();
+        assert!(matches!(lock(&link, true, Some(&me)), Err(LockError::Fs(_))));
+        assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "nothing was made through the link");
     }
 }

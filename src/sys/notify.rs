@@ -13,6 +13,7 @@ use nix::sys::socket::sockopt;
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 
+use super::socket::bound;
 use super::users::User;
 
 /// Longest message, as systemd's own receiver has it (`src/shared/notify-recv.c`).
@@ -36,17 +37,12 @@ pub struct NotifySocket {
 impl NotifySocket {
     /// Binds `path`, writable for `owner` alone.
     pub fn bind(path: &Path, owner: Option<&User>) -> io::Result<Self> {
-        use std::os::unix::fs::PermissionsExt;
         if let Err(error) = std::fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
         {
             return Err(error);
         }
-        let socket = UnixDatagram::bind(path)?;
-        if let Some(user) = owner {
-            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))?;
-        }
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        let socket = bound(path, 0o600, owner, || UnixDatagram::bind(path))?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
         Ok(Self { socket })
     }

@@ -6,7 +6,6 @@ use std::io::IoSlice;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -26,6 +25,8 @@ use nix::sys::socket::socket;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::socket::bound;
+
 /// Longest message that is received, in bytes; a longer one is an error.
 const LONGEST: usize = 64 * 1024;
 
@@ -42,8 +43,8 @@ pub fn listen_packets(path: &Path) -> io::Result<OwnedFd> {
         return Err(error);
     }
     let listener = new_socket()?;
-    bind(listener.as_raw_fd(), &UnixAddr::new(path)?)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    let address = UnixAddr::new(path)?;
+    bound(path, 0o600, None, || Ok(bind(listener.as_raw_fd(), &address)?))?;
     listen(&listener, Backlog::new(16)?)?;
     Ok(listener)
 }
@@ -102,6 +103,7 @@ mod tests {
     use std::io::IoSliceMut;
     use std::io::Read;
     use std::os::fd::AsFd;
+    use std::os::unix::fs::PermissionsExt;
 
     use nix::sys::socket::ControlMessageOwned;
     use nix::sys::socket::accept;
@@ -112,6 +114,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn messages_keep_their_borders_and_bring_their_descriptors() {
+        // Mutations, each seen red: descriptors not sent; a stream socket; another mode; the end taken for a message.
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("packets");
         let listener = listen_packets(&path).unwrap();

@@ -180,7 +180,10 @@ impl Prepared {
             {
                 return (2, Errno::last_raw());
             }
-            if self.nice != 0 && libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) < 0 {
+            // Less nice than the supervisor is nobody without a privilege.
+            if libc::getpriority(libc::PRIO_PROCESS, 0) < self.nice
+                && libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) < 0
+            {
                 return (7, Errno::last_raw());
             }
             if libc::chdir(self.directory.as_ptr()) < 0 {

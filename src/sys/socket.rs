@@ -4,12 +4,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt;
+use nix::sys::stat::Mode;
+use nix::sys::stat::umask;
 
 use super::users::User;
 
@@ -25,12 +26,26 @@ pub fn listen_unix(path: &Path, mode: u32, owner: Option<&User>) -> io::Result<U
     {
         return Err(error);
     }
-    let listener = UnixListener::bind(path)?;
+    bound(path, mode, owner, || UnixListener::bind(path))
+}
+
+/// Binds a Unix socket that has its permission bits from the beginning, and gives it to `owner`.
+///
+/// Its directory may belong to the owner, who could put a link in its place: nothing here follows one.
+pub(super) fn bound<T>(
+    path: &Path,
+    mode: u32,
+    owner: Option<&User>,
+    bind: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    let before = umask(Mode::from_bits_truncate(!mode & 0o777));
+    let socket = bind();
+    umask(before);
+    let socket = socket?;
     if let Some(user) = owner {
-        std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))?;
+        std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(listener)
+    Ok(socket)
 }
 
 /// The user and group of the process that connected (SO_PEERCRED).

@@ -18,11 +18,14 @@ from tests.support.traffic import UNLIMITED, Traffic
 
 # Nothing left out, then each of what `supervise --without` can leave out.
 MECHANISMS = ["", "router", "child", "pool", "forkserver", "bootstrap"]
-# The processes that the most requests of others wait for, then everything.
+# The processes that the most requests of others wait for, again and again, then everything.
 ORDERS = [
     *([unit] for unit in ("events-1", "main", "to-device-1", "media-repository-1", "generic-1")),
+    *[["events-1"]] * 8,
     ["--all", "--at-once"],
 ]
+# Rooms are made by many calls between processes.
+LOAD = ("--rate", "40", "--weight", "room_create=20")
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ def harm_without(mechanism: str, times: int) -> Harm:
     record.parent.mkdir(parents=True, exist_ok=True)
     with (
         deployed('preset = "one-of-each"', synapse=UNLIMITED + LIVELY, without=without) as home,
-        Traffic(home.port, "--record", str(record)) as traffic,
+        Traffic(home.port, "--record", str(record), *LOAD) as traffic,
     ):
         traffic.breathe()
         for order in ORDERS * times:

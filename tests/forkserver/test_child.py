@@ -256,3 +256,47 @@ def test_it_ends_completely_but_is_not_taken_apart(shared: Supervisor) -> None:
     assert "atexit ran" in text
     assert "not flushed" in text
     assert "taken apart" not in text
+
+
+def alone(text: str, *, nice: int = 0) -> subprocess.CompletedProcess[str]:
+    """Runs a program that may import the bootstrap."""
+    program = f"import sys\nsys.path.insert(0, {str(BOOTSTRAP)!r})\n{text}"
+    command = ["nice", "-n", str(nice), interpreter(), "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+# Mutation: the `except` of the process in the middle left out: seen red (two come out, or three).
+@pytest.mark.parametrize("broken", ["os.write", "os.close"])
+def test_nobody_but_the_server_comes_out_of_a_fork_that_fails(broken: str) -> None:
+    done = alone(f"""
+import os
+from synvisor.doublefork import double_fork
+server, plain = os.getpid(), {broken}
+def breaking(*arguments):
+    if os.getpid() != server:
+        raise BrokenPipeError("as if the server were gone")
+    return plain(*arguments)
+{broken} = breaking
+try:
+    double_fork()
+except OSError as error:
+    print("failed:", error)
+print("out")
+""")
+    assert done.stdout == "failed: the new process ended before it began\nout\n", done
+
+
+# Mutation: the priority set whenever it differs: seen red.
+def test_a_process_is_not_less_nice_than_its_server() -> None:
+    for wanted, got in ((0, 5), (7, 7)):
+        done = alone(
+            f"""
+import os
+from synvisor import child
+from synvisor.protocol import Process
+child.take_place(Process("x", "", (), (), dict(PATH="/bin"), "/", 0o27, {wanted}, 0, False))
+print(os.getpriority(os.PRIO_PROCESS, 0))
+""",
+            nice=5,
+        )
+        assert done.stdout == f"{got}\n", done

@@ -42,6 +42,30 @@ fn a_drain_is_over_when_the_last_request_is_answered() {
 }
 
 #[test]
+fn a_unit_that_is_configured_no_more_finishes_what_it_has() {
+    // Mutation: processes of units that the table does not name dropped: seen red (Drained at once).
+    let mut harness = Harness::new();
+    let generic = harness.up("generic-1", 7);
+    let main = harness.up("main", 1);
+    let mut slow = harness.request("GET", VERSIONS);
+    let mut server = accept(&generic);
+    server.head();
+    let unit = UnitName::new("generic-1");
+    harness.topology.units.retain(|other| other.name != unit);
+    harness.table();
+    let mut other = harness.request("GET", VERSIONS);
+    let _server = answer(&main);
+    assert_eq!(other.response().1, "ok", "requests go on to who is left");
+    let drained = harness.drain("generic-1", 7);
+    harness.table();
+    server.send(OK);
+    assert_eq!(slow.response().1, "ok");
+    assert_eq!(harness.hear(), drained);
+    harness.tell(&ToRouter::Down { unit });
+    harness.table();
+}
+
+#[test]
 fn a_late_drain_of_a_process_leaves_its_successor_alone() {
     // Mutation: the incarnation of a drain ignored: seen red.
     let mut harness = Harness::new();

@@ -412,10 +412,17 @@ def main() -> None:
     parser.add_argument(
         "--rate", type=float, default=24.0, help="operations a second besides sync, of all users"
     )
+    parser.add_argument(
+        "--weight", action="append", default=[], metavar="OPERATION=N", help="how often, relative to the rest"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="stop after so long instead of reading standard input")
     parser.add_argument("--record", help="write every request to this file, a line of JSON each")
     arguments = parser.parse_args()
+    for operation, _, weight in (entry.partition("=") for entry in arguments.weight):
+        if operation not in WEIGHTS:
+            parser.error(f"there is no operation {operation}; there are {', '.join(WEIGHTS)}")
+        WEIGHTS[operation] = int(weight)
     record = open(arguments.record, "w", encoding="utf-8") if arguments.record else None  # noqa: SIM115
     crowd = Crowd(arguments.port, arguments.users, arguments.rooms, arguments.rate, arguments.seed, record)
 

@@ -167,7 +167,8 @@ def take_place(process: Process) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.chdir(process.directory)
     os.umask(process.umask)
-    if os.getpriority(os.PRIO_PROCESS, 0) != process.nice:
+    # Less nice than the supervisor it may not become.
+    if os.getpriority(os.PRIO_PROCESS, 0) < process.nice:
         os.setpriority(os.PRIO_PROCESS, 0, process.nice)
     # Read from the environment when it was imported, which was long ago.
     base: Any = importlib.import_module("synapse.app._base")

@@ -24,11 +24,15 @@ def double_fork() -> int | None:
         os.close(writing)
         raise
     if middle == 0:
-        if _is_new_process(writing):
-            os.close(reading)
-            os.write(writing, str(os.getpid()).encode())
-            os.close(writing)
-            return None
+        # Whoever got out of here with an error would be a second server.
+        try:
+            if _is_new_process(writing):
+                os.close(reading)
+                os.write(writing, str(os.getpid()).encode())
+                os.close(writing)
+                return None
+        except BaseException:
+            os._exit(1)
         os._exit(0)
     os.close(writing)
     os.waitpid(middle, 0)
