@@ -326,7 +326,7 @@ pub(super) fn supervisor() -> Table {
             key("router_user", Form::Text(check::user_name), "Who runs the router.")
                 .or("\"synvisor-router\"", "the packages create it"),
             key("drain_timeout", Form::Time(TIMEOUTS), "How long a planned stop waits for requests in flight.")
-                .or("\"10s\"", "longer than nearly every request but a long-poll, which a client repeats by itself"),
+                .or("\"10s\"", "longer than nearly every request but a long-poll, which moves to another process"),
             key("stop_timeout", Form::Time(TIMEOUTS), "How long a process may take to end before it is killed.").or(
                 "\"30s\"",
                 "a stop lasts as long as the longest database transaction; SIGKILL leaves locks for two minutes",

@@ -88,6 +88,8 @@ fn is_delayed(query: &str) -> bool {
 
 /// Tokens of users: Synapse's own (`handlers/auth.py`, `generate_access_token`) and those of the Matrix Authentication
 /// Service. An application service's token has a form of its own and no device, so that its transactions are not kept.
+/// One that an administrator made to act for a user (`rest/admin/users.py`, UserTokenRestServlet) has no device either,
+/// and nothing that tells it apart: who uses one may see a message twice whose process died between storing and answering.
 fn has_device(authorization: &str) -> bool {
     authorization.split_once(' ').is_some_and(|(scheme, token)| {
         let token = token.trim_start();

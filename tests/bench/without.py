@@ -25,7 +25,7 @@ ORDERS = [
     ["--all", "--at-once"],
 ]
 # Rooms are made by many calls between processes.
-LOAD = ("--rate", "40", "--weight", "room_create=20")
+LOAD = ("--rate", "16", "--weight", "room_create=8")
 
 
 @dataclass(frozen=True)
