@@ -136,6 +136,25 @@ pub enum Made {
     Plain,
 }
 
+/// `GET /v1/plan`: what a reload of the configuration on disk would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum PlanReport {
+    Planned {
+        /// Whether there is nothing to do.
+        empty: bool,
+        /// As it is shown to a person.
+        text: String,
+        plan: serde_json::Value,
+        /// Of the configuration, as they are shown to a person.
+        warnings: String,
+    },
+    /// No reload can do this.
+    Refused { message: String },
+    /// The configuration has mistakes.
+    Unusable { message: String },
+}
+
 /// Body of `POST /v1/start`, `/v1/stop` and `/v1/restart`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -14,6 +14,7 @@ use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::PlanReport;
 use crate::wire::StatusReport;
 
 use super::Exit;
@@ -77,6 +78,29 @@ pub(super) fn restart(config: &Path, request: OrderRequest, json: bool) -> Exit 
         return fail(&answer.message);
     }
     if answer.ok { Exit::Done } else { Exit::Failed }
+}
+
+pub(super) fn plan(config: &Path, json: bool) -> Exit {
+    let report = match ask::<PlanReport>(config, Method::GET, "/v1/plan", &()) {
+        Ok(report) => report,
+        Err(exit) => return exit,
+    };
+    match report {
+        PlanReport::Planned { empty, text, plan, warnings } => {
+            output::problems(&warnings);
+            if json {
+                output::line(format!("{plan:#}"));
+            } else {
+                output::raw(text.as_bytes());
+            }
+            if empty { Exit::Done } else { Exit::Changes }
+        }
+        PlanReport::Refused { message } => fail(&message),
+        PlanReport::Unusable { message } => {
+            output::problems(&message);
+            Exit::Config
+        }
+    }
 }
 
 pub(super) fn reload(config: &Path) -> Exit {

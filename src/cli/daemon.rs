@@ -21,12 +21,12 @@ use super::output;
 
 pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, without: Vec<String>) -> Exit {
     let usable = toml::load(&path, credentials.as_ref()).and_then(Loaded::usable);
-    let (config, secrets, warnings) = match usable {
+    let usable = match usable {
         Ok(usable) => usable,
         Err(unusable) => return config::refuse(&unusable),
     };
-    output::problems(&warnings);
-    match run::supervise(config, secrets, path, credentials, without) {
+    output::problems(&usable.warnings);
+    match run::supervise(usable, path, credentials, without) {
         Ok(Ended::Stopped) => Exit::Done,
         Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),

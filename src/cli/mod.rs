@@ -21,6 +21,8 @@ mod routes;
 pub(crate) enum Exit {
     Done = 0,
     Failed = 1,
+    /// A plan that is not empty.
+    Changes = 3,
     Usage = 64,
     NotRunning = 69,
     Busy = 75,
@@ -70,6 +72,13 @@ enum Verb {
         /// Restart all of them together: quicker, and requests wait longer.
         #[arg(long)]
         at_once: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a reload would do, unit by unit and in which order, and why; changes nothing. Exits with 3 if it would
+    /// do something.
+    Plan {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -177,6 +186,7 @@ pub fn main() -> ExitCode {
         Verb::Restart { units, at_once, json } => {
             commands::restart(&path, OrderRequest { at_once, progress: true, ..units.into() }, json)
         }
+        Verb::Plan { json } => commands::plan(&path, json),
         Verb::Reload => commands::reload(&path),
         Verb::Logs { follow, lines, unit } => commands::logs(&path, &UnitName::new(unit), lines, follow),
         Verb::Route { method, target, user, token_file } => {

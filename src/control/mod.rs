@@ -15,6 +15,7 @@ use crate::sys::users;
 use crate::wire::Answer;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::PlanReport;
 use crate::wire::StatusReport;
 
 pub mod client;
@@ -28,6 +29,7 @@ const GROUP: &str = "synvisor";
 #[derive(Debug)]
 pub enum Command {
     Status(oneshot::Sender<StatusReport>),
+    Plan(oneshot::Sender<PlanReport>),
     Order(Verb, OrderRequest, mpsc::UnboundedSender<OrderNews>),
     Reload(oneshot::Sender<Answer>),
 }

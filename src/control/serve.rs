@@ -86,6 +86,10 @@ async fn respond(
             Some(report) => json(StatusCode::OK, &report),
             None => stopping(),
         },
+        (&Method::GET, "/v1/plan") => match ask(commands, Command::Plan).await {
+            Some(report) => json(StatusCode::OK, &report),
+            None => stopping(),
+        },
         (&Method::POST, "/v1/reload") => answer(ask(commands, Command::Reload).await),
         (&Method::POST, "/v1/start") => order(request, Verb::Start, commands).await,
         (&Method::POST, "/v1/stop") => order(request, Verb::Stop, commands).await,
@@ -94,12 +98,15 @@ async fn respond(
             let unit = UnitName::new(path.trim_start_matches("/v1/logs/"));
             logs::respond(&unit, request.uri().query().unwrap_or_default(), layout).await
         }
-        (_, "/v1/version" | "/v1/status" | "/v1/reload" | "/v1/start" | "/v1/stop" | "/v1/restart") => {
+        (
+            _,
+            "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/reload" | "/v1/start" | "/v1/stop" | "/v1/restart",
+        ) => {
             failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders")
         }
         _ => failure(
             StatusCode::NOT_FOUND,
-            "there are GET /v1/status, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, /v1/restart, /v1/reload",
+            "there are GET /v1/status, /v1/plan, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, /v1/restart, /v1/reload",
         ),
     }
 }

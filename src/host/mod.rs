@@ -1,6 +1,7 @@
 //! What synvisor keeps on the machine's disk, and what it finds there.
 
 pub mod database;
+pub mod digest;
 pub mod layout;
 pub mod secrets;
 pub mod servlets;

@@ -47,16 +47,27 @@ pub struct Loaded {
     pub hidden: Vec<Problem>,
 }
 
+/// A configuration to run with.
+#[derive(Clone, Debug)]
+pub struct Usable {
+    pub text: String,
+    pub parsed: Parsed,
+    pub secrets: SecretValues,
+    /// As they are shown to a person.
+    pub warnings: String,
+}
+
 impl Loaded {
-    /// The configuration and its secrets, to run with; warnings have to be shown.
+    /// The configuration and its secrets, to run with.
     ///
     /// # Errors
     /// A secret is missing, others may read it, or we may not.
-    pub fn usable(self) -> Result<(Config, SecretValues, String), Unusable> {
+    pub fn usable(self) -> Result<Usable, Unusable> {
         let problems: Vec<Problem> = self.unfit.into_iter().chain(self.hidden).collect();
         if problems.is_empty() {
             let warnings = self.document.print(&self.warnings);
-            return Ok((self.parsed.config, self.secrets, warnings));
+            let (text, parsed, secrets) = (self.document.text, self.parsed, self.secrets);
+            return Ok(Usable { text, parsed, secrets, warnings });
         }
         Err(Unusable::Problems(self.document, problems))
     }

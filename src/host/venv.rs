@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::config::Config;
+use crate::sys::fs;
 use crate::sys::users;
 use crate::sys::users::User;
 
@@ -29,6 +30,16 @@ pub struct Venv {
 /// The interpreter of a virtualenv.
 pub fn interpreter(venv: &Path) -> PathBuf {
     venv.join("bin").join("python")
+}
+
+/// The version of Synapse that pip has written down in a virtualenv.
+pub fn synapse_version(venv: &Path) -> Option<String> {
+    let libraries = fs::list(&venv.join("lib")).ok()?;
+    let packages = libraries.iter().filter_map(|library| fs::list(&library.join("site-packages")).ok()).flatten();
+    packages.into_iter().find_map(|path| {
+        let name = path.file_name()?.to_str()?;
+        Some(name.strip_prefix("matrix_synapse-")?.strip_suffix(".dist-info")?.to_owned())
+    })
 }
 
 /// Looks into the virtualenv of a configuration, as the user that Synapse will run as.

@@ -15,6 +15,7 @@ use crate::config::secret::SecretValues;
 use crate::control::Command;
 use crate::forkserver;
 use crate::forkserver::Event;
+use crate::plan::Deployment;
 use crate::supervise::Effect;
 use crate::supervise::Exit;
 use crate::supervise::Input;
@@ -43,6 +44,7 @@ mod link;
 mod memory;
 mod orders;
 mod output;
+mod planning;
 mod probe;
 mod reload;
 mod report;
@@ -88,6 +90,12 @@ pub enum Ended {
 
 struct Driver {
     core: Supervisor,
+    /// The configuration that runs, as it was read.
+    text: String,
+    /// A text that differs from it, and what there is to say of that.
+    looked_at: Option<(String, Option<String>)>,
+    /// What the processes run with.
+    running: Deployment,
     config: Arc<Config>,
     /// The TOML file, for reload.
     config_path: PathBuf,

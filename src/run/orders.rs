@@ -55,7 +55,11 @@ pub(super) struct Orders {
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
         match command {
+            Command::Plan(reply) => {
+                let _ = reply.send(self.plan());
+            }
             Command::Status(reply) => {
+                let differs = self.differs();
                 let facts = report::Facts {
                     config: &self.config,
                     topology: &self.topology,
@@ -63,7 +67,7 @@ impl Driver {
                     made: &self.births.made,
                     problems: &self.births.problems,
                     troubles: &self.troubles,
-                    notes: &self.notes,
+                    notes: self.notes.iter().cloned().chain(differs).collect(),
                     started: self.started,
                     stopping: self.stopping,
                     now: clock::now(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::host::toml::Usable;
 use crate::render;
 use crate::render::FileSet;
 use crate::supervise::Change;
@@ -15,6 +16,7 @@ use crate::topology::UnitName;
 use crate::wire::Answer;
 
 use super::Driver;
+use super::planning;
 use super::specs;
 
 impl Driver {
@@ -35,9 +37,11 @@ impl Driver {
         if self.stopping {
             return Err("synvisor is stopping".to_owned());
         }
-        let loaded = crate::host::toml::load(&self.config_path, self.credentials.as_ref());
-        let usable = loaded.and_then(crate::host::toml::Loaded::usable);
-        let (config, secrets, warnings) = usable.map_err(|problems| problems.to_string())?;
+        let usable = planning::load(&self.config_path, self.credentials.as_ref());
+        let usable = usable.map_err(|problems| problems.to_string())?;
+        let running = planning::deployment(&usable);
+        let Usable { text, parsed, secrets, warnings } = usable;
+        let config = parsed.config;
         let topology = Topology::of(&config);
         let files = render::render(&config, &topology, &secrets);
         if let Some(why) = self.needs_restart(&config, &topology, &files) {
@@ -60,6 +64,7 @@ impl Driver {
             (false, false) => format!("starts {added}; stops {removed}"),
         };
         self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
+        (self.text, self.looked_at, self.running) = (text, None, running);
         self.config = Arc::new(config);
         self.secrets = secrets;
         self.topology = topology;

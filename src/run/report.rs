@@ -24,7 +24,7 @@ pub(super) struct Facts<'a> {
     pub(super) problems: &'a [String],
     /// Why a unit is not ready yet.
     pub(super) troubles: &'a BTreeMap<UnitName, String>,
-    pub(super) notes: &'a [String],
+    pub(super) notes: Vec<String>,
     pub(super) started: bool,
     pub(super) stopping: bool,
     pub(super) now: Time,

@@ -21,8 +21,10 @@ use crate::host::database;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::secrets;
+use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::host::venv::Venv;
+use crate::plan::Deployment;
 use crate::render;
 use crate::supervise::Supervisor;
 use crate::sys::clock;
@@ -39,6 +41,7 @@ use super::Ended;
 use super::births::Births;
 use super::orders::Orders;
 use super::output;
+use super::planning;
 use super::policy;
 use super::signals::Signals;
 use super::sockets::Sockets;
@@ -64,12 +67,12 @@ fn failed(error: impl std::fmt::Display) -> StartError {
 /// # Errors
 /// Whatever keeps it from running, each with its remedy. Until the checks have passed nothing is written.
 pub fn supervise(
-    config: Config,
-    values: SecretValues,
+    usable: Usable,
     config_path: PathBuf,
     credentials: Option<OsString>,
     without: Vec<String>,
 ) -> Result<Ended, StartError> {
+    let (config, values) = (usable.parsed.config.clone(), usable.secrets.clone());
     let users = Users::of(&config).map_err(StartError::Config)?;
     let venv = venv::inspect(&config, users.synapse.as_ref()).map_err(StartError::Config)?;
     let layout = Layout::of(&config);
@@ -83,6 +86,8 @@ pub fn supervise(
     };
     let made =
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
+    // Now that every secret is there.
+    let running = planning::deployment(&usable);
     let topology = Topology::of(&config);
     let files = render::render(&config, &topology, &values);
     layout.write(&files, &users).map_err(failed)?;
@@ -107,6 +112,8 @@ pub fn supervise(
         listeners,
         values,
         without,
+        running,
+        text: usable.text,
     };
     runtime.block_on(parts.run())
 }
@@ -195,6 +202,8 @@ struct Parts {
     listeners: Vec<TcpListener>,
     values: SecretValues,
     without: Vec<String>,
+    running: Deployment,
+    text: String,
 }
 
 impl Parts {
@@ -222,6 +231,9 @@ impl Parts {
         let driver = Driver {
             core: Supervisor::new(policy(&self.config), clock::now().0 ^ u64::from(std::process::id())),
             notes: self.users.note.iter().cloned().collect(),
+            text: self.text,
+            looked_at: None,
+            running: self.running,
             config: Arc::new(self.config),
             config_path: self.config_path,
             topology: self.topology,

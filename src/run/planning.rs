@@ -1,0 +1,84 @@
+//! What a reload of the configuration on disk would do, and whether it would do anything.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::host::digest;
+use crate::host::toml;
+use crate::host::toml::Loaded;
+use crate::host::toml::Unusable;
+use crate::host::toml::Usable;
+use crate::host::venv;
+use crate::plan::Deployment;
+use crate::plan::Digest;
+use crate::plan::plan;
+use crate::sys::fs;
+use crate::wire::PlanReport;
+
+use super::Driver;
+
+/// What a configuration asks for, with the files that its settings name as they are now.
+pub(super) fn deployment(usable: &Usable) -> Deployment {
+    // A virtualenv without Synapse has no version, which differs from every version.
+    let version = venv::synapse_version(&usable.parsed.config.python.venv).unwrap_or_default();
+    let mut deployment = Deployment::of(&usable.parsed, &usable.secrets, &version);
+    let digests: BTreeMap<_, _> =
+        deployment.files().into_iter().map(|path| (path.clone(), Digest(digest::of(path)))).collect();
+    deployment.digests = digests;
+    deployment
+}
+
+pub(super) fn load(path: &Path, credentials: Option<&OsString>) -> Result<Usable, Unusable> {
+    toml::load(path, credentials).and_then(Loaded::usable)
+}
+
+impl Driver {
+    /// Compares the configuration on disk with what runs; changes nothing.
+    pub(super) fn plan(&self) -> PlanReport {
+        let usable = match load(&self.config_path, self.credentials.as_ref()) {
+            Ok(usable) => usable,
+            Err(unusable) => return PlanReport::Unusable { message: unusable.to_string() },
+        };
+        match plan(&self.running, &deployment(&usable)) {
+            Ok(plan) => PlanReport::Planned {
+                empty: plan.is_empty(),
+                text: plan.to_string(),
+                plan: serde_json::to_value(&plan).unwrap_or_default(),
+                warnings: usable.warnings,
+            },
+            Err(refusal) => PlanReport::Refused { message: refusal.to_string() },
+        }
+    }
+
+    /// What `status` says where the configuration on disk is not the one that runs.
+    pub(super) fn differs(&mut self) -> Option<String> {
+        let Ok(text) = fs::read(&self.config_path) else {
+            return Some(format!("{} cannot be read: what was read before runs on", self.config_path.display()));
+        };
+        if text == self.text {
+            return None;
+        }
+        // A plan takes a while, and many ask for the status again and again.
+        if self.looked_at.as_ref().is_none_or(|(before, _)| *before != text) {
+            self.looked_at = Some((text, self.judge()));
+        }
+        self.looked_at.as_ref().and_then(|(_, note)| note.clone())
+    }
+
+    fn judge(&self) -> Option<String> {
+        let path = self.config_path.display();
+        match self.plan() {
+            PlanReport::Planned { empty: true, .. } => None,
+            PlanReport::Planned { empty: false, .. } => {
+                Some(format!("{path} differs from what runs: `synvisor plan` says how"))
+            }
+            PlanReport::Refused { .. } => Some(format!(
+                "{path} differs from what runs in a way that a reload refuses: `synvisor plan` says why"
+            )),
+            PlanReport::Unusable { .. } => {
+                Some(format!("{path} has mistakes, and what was read before runs on: `synvisor check` shows them"))
+            }
+        }
+    }
+}
