@@ -37,6 +37,8 @@ fn closing(text: &str, quote: char) -> Option<usize> {
 }
 
 fn sounds_secret(key: &str) -> bool {
+    // Environment variables are written in capitals.
+    let key = key.to_ascii_lowercase();
     let names_a_file = ["_file", "_path", "_required"].iter().any(|end| key.ends_with(end));
     let words = ["secret", "pass", "token", "private_key", "api_key", "signing_key", "credential"];
     !names_a_file && words.iter().any(|word| key.contains(word))
@@ -58,7 +60,8 @@ mod tests {
 
     #[test]
     fn strings_under_secret_keys_are_found() {
-        // Mutation: escapes ignored: seen red by `a\"b`; the exception for files left out: seen red.
+        // Mutation: escapes ignored: seen red by `a\"b`; the exception for files left out: seen red; capitals not
+        // lowered: seen red.
         let shown = |line: &str| in_line(line).into_iter().map(|at| line[at].to_owned()).collect::<Vec<_>>();
         assert_eq!(shown(r#"smtp_pass = "a\"b" # = "x""#), [r#"a\"b"#]);
         assert_eq!(shown("x = { client_secret = 'q=w', access_token=\"t\" }"), ["q=w", "t"]);
@@ -66,6 +69,7 @@ mod tests {
         assert_eq!(shown("form_secret = \"unclosed"), ["unclosed"]);
         assert_eq!(shown("form_secret = bare # why"), ["bare"]);
         assert_eq!(shown("form_secret: yaml"), ["yaml"]);
+        assert_eq!(shown("SENTRY_TOKEN = \"t\""), ["t"]);
         assert!(shown("smtp_pass = { secret_file = \"/etc/x\" }").is_empty());
         assert!(shown("password_file = \"/etc/synvisor/db\"").is_empty());
         assert!(shown("server_name = \"example.com\"").is_empty());

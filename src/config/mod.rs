@@ -8,6 +8,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 mod check;
+pub mod difference;
 pub mod effective;
 mod forms;
 mod keys;

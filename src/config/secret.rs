@@ -107,6 +107,14 @@ impl SecretValues {
         self.0.insert(source, value);
     }
 
+    /// The places that hold another secret than they did; those that are on one side only are none of them.
+    pub fn changed<'v>(&'v self, before: &'v Self) -> impl Iterator<Item = &'v SecretSource> {
+        let another = |(source, value): &(&SecretSource, &String)| {
+            before.0.get(*source).is_some_and(|held| held != *value)
+        };
+        self.0.iter().filter(another).map(|(source, _)| source)
+    }
+
     /// The secret; empty if it was not read.
     pub fn get(&self, source: &SecretSource) -> &str {
         self.0.get(source).map_or("", String::as_str)

@@ -41,14 +41,35 @@ pub const EMBEDDED_DATABASE: &str = "synapse";
 pub const CLIENT_SOCKET_MODE: u32 = 0o660;
 pub const PRIVATE_SOCKET_MODE: u32 = 0o600;
 
+/// What one process of Synapse reads.
+#[derive(Clone, PartialEq)]
+pub struct Documents {
+    /// Its homeserver.yaml, with every secret that stands in it.
+    pub settings: Table,
+    /// Its log configuration.
+    pub log: Table,
+}
+
 /// Renders every file of every Synapse process.
 ///
 /// All of them are for Synapse's user alone: a homeserver.yaml may hold the password of the database.
 pub fn render(config: &Config, topology: &Topology, secrets: &SecretValues) -> FileSet {
-    let shared = shared::settings(config, topology, secrets);
     let mut files = FileSet::new();
-    for unit in topology.synapse() {
-        let log_path = log_config_path(config, &unit.name);
+    for (name, documents) in documents(config, topology, secrets) {
+        files.insert(homeserver_path(config, &name), file(&documents.settings));
+        files.insert(log_config_path(config, &name), file(&documents.log));
+    }
+    files
+}
+
+/// What every Synapse process reads, before it is written as YAML.
+pub fn documents(
+    config: &Config,
+    topology: &Topology,
+    secrets: &SecretValues,
+) -> BTreeMap<UnitName, Documents> {
+    let shared = shared::settings(config, topology, secrets);
+    let of = |unit: &Unit| {
         let over = unit_settings(config, unit);
         let mut settings = shared.clone();
         settings.insert("database".to_owned(), shared::database(config, &over, secrets).into());
@@ -57,12 +78,12 @@ pub fn render(config: &Config, topology: &Topology, secrets: &SecretValues) -> F
             units::merge(&mut settings, caches);
         }
         settings.extend(over.settings);
-        settings.extend(own(unit, topology, &log_path));
+        settings.extend(own(unit, topology, &log_config_path(config, &unit.name)));
         settings.iter_mut().for_each(|(_, value)| fill_in(value, secrets));
-        files.insert(homeserver_path(config, &unit.name), file(&settings));
-        files.insert(log_path, file(&log_config(over.log_level.as_deref().unwrap_or(LOG_LEVEL))));
-    }
-    files
+        let log = log_config(over.log_level.as_deref().unwrap_or(LOG_LEVEL));
+        (unit.name.clone(), Documents { settings, log })
+    };
+    topology.synapse().map(of).collect()
 }
 
 /// What `[units]` says of a unit; nothing where it is no process of Synapse.

@@ -1,0 +1,126 @@
+//! Everything that one configuration asks for, ready to be compared with another.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use toml::Table;
+use toml::Value;
+
+use crate::config::Config;
+use crate::config::Parsed;
+use crate::config::effective::Effective;
+use crate::config::secret::SecretSource;
+use crate::config::secret::SecretValues;
+use crate::render;
+use crate::topology::Role;
+use crate::topology::Topology;
+use crate::topology::UnitName;
+
+use super::settings;
+use super::settings::Named;
+
+/// What a file holds, as the shell sums it up: equal where the content is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Digest(pub String);
+
+/// What one process of Synapse runs with.
+#[derive(Clone, PartialEq)]
+pub struct Image {
+    pub role: Role,
+    /// Its homeserver.yaml, with every secret that stands in it; never shown.
+    pub settings: Table,
+    /// Its log configuration.
+    pub log: Table,
+    pub nice: Option<u16>,
+    pub environment: BTreeMap<String, String>,
+    /// Bytes; the supervisor looks after it, not the process.
+    pub max_memory: Option<u64>,
+    /// The files that its settings name.
+    pub files: BTreeSet<Named>,
+}
+
+impl Image {
+    /// Whether it serves media.
+    pub(super) fn has_media(&self) -> bool {
+        self.settings.get("enable_media_repo").and_then(Value::as_bool).unwrap_or(true)
+    }
+}
+
+impl fmt::Debug for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Image").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+/// Everything that one configuration asks for.
+#[derive(Clone, PartialEq)]
+pub struct Deployment {
+    pub config: Config,
+    /// What holds, key by key.
+    pub effective: Vec<Effective>,
+    /// The version of Synapse in the virtualenv.
+    pub synapse_version: String,
+    pub topology: Topology,
+    /// What each process of Synapse runs with.
+    pub images: BTreeMap<UnitName, Image>,
+    pub secrets: SecretValues,
+    /// Secrets that systemd hands to the service, by their names.
+    pub credentials: BTreeSet<String>,
+    /// The content of the files that settings name; one that is not there has none.
+    pub digests: BTreeMap<PathBuf, Digest>,
+}
+
+impl Deployment {
+    /// What a configuration asks for; [`Self::digests`] is for the shell to fill in for each of [`Self::files`].
+    pub fn of(parsed: &Parsed, secrets: &SecretValues, synapse_version: &str) -> Self {
+        let topology = Topology::of(&parsed.config);
+        let mut documents = render::documents(&parsed.config, &topology, secrets);
+        let image = |unit: &crate::topology::Unit| {
+            let documents = documents.remove(&unit.name)?;
+            let process = render::unit_settings(&parsed.config, unit);
+            let image = Image {
+                role: unit.role,
+                files: settings::files(&documents.settings),
+                settings: documents.settings,
+                log: documents.log,
+                nice: process.nice,
+                environment: process.environment,
+                max_memory: process.max_memory,
+            };
+            Some((unit.name.clone(), image))
+        };
+        let images = topology.synapse().filter_map(image).collect();
+        let credential = |source: &SecretSource| match source {
+            SecretSource::Credential(name) => Some(name.clone()),
+            SecretSource::File(_) => None,
+        };
+        Self {
+            config: parsed.config.clone(),
+            effective: parsed.effective.clone(),
+            synapse_version: synapse_version.to_owned(),
+            topology,
+            images,
+            secrets: secrets.clone(),
+            credentials: parsed.files.iter().filter_map(|file| credential(&file.source)).collect(),
+            digests: BTreeMap::new(),
+        }
+    }
+
+    /// The files, and directories of templates, whose content counts.
+    pub fn files(&self) -> BTreeSet<&PathBuf> {
+        self.images.values().flat_map(|image| &image.files).map(|named| &named.path).collect()
+    }
+
+    /// How many workers there are that do the same as this unit.
+    pub(super) fn count(&self, role: Role) -> usize {
+        self.images.values().filter(|image| image.role == role).count()
+    }
+}
+
+impl fmt::Debug for Deployment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deployment").field("images", &self.images).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,71 @@
+//! What a plan tells beside its steps: every change, and what an administrator should know.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use crate::config::difference;
+use crate::config::difference::Difference;
+use crate::config::secret::SecretSource;
+
+use super::deployment::Deployment;
+use super::settings::Named;
+
+/// Every setting that differs and every file whose content does.
+pub(super) fn changes(old: &Deployment, new: &Deployment) -> Vec<Difference> {
+    let mut changes = difference::differences(&old.effective, &new.effective);
+    if old.synapse_version != new.synapse_version {
+        changes.push(Difference {
+            what: "version of Synapse".to_owned(),
+            old: Some(old.synapse_version.clone()),
+            new: Some(new.synapse_version.clone()),
+        });
+    }
+    let named = |deployment: &Deployment| -> BTreeSet<Named> {
+        deployment.images.values().flat_map(|image| image.files.iter().cloned()).collect()
+    };
+    let named = named(old).intersection(&named(new)).map(|named| named.path.clone()).collect::<BTreeSet<_>>();
+    let other = named.iter().filter(|path| old.digests.get(*path) != new.digests.get(*path));
+    let secrets = new.secrets.changed(&old.secrets).map(|source| match source {
+        SecretSource::File(path) => content(path),
+        SecretSource::Credential(name) => Difference::of(format!("content of the credential {name}")),
+    });
+    changes.extend(other.map(|path| content(path)).chain(secrets));
+    changes
+}
+
+fn content(path: &Path) -> Difference {
+    Difference::of(format!("content of {}", path.display()))
+}
+
+/// What an administrator should know.
+pub(super) fn notes(old: &Deployment, new: &Deployment) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !new.credentials.is_empty() {
+        let names: Vec<&str> = new.credentials.iter().map(String::as_str).collect();
+        notes.push(format!(
+            "systemd hands over credentials only when the service starts: after a change to {} run systemctl restart synvisor",
+            names.join(", ")
+        ));
+    }
+    let (was, is) = (&old.config, &new.config);
+    if was.database.is_embedded() != is.database.is_embedded() {
+        notes.push(
+            "nothing is moved from one database to the other: the new one must hold the homeserver's data already"
+                .to_owned(),
+        );
+    }
+    let kept = [
+        ("PostgreSQL", was.database.is_embedded() && is.database.is_embedded()),
+        ("Redis", was.redis.is_embedded() && is.redis.is_embedded()),
+    ];
+    let kept: Vec<&str> = kept.into_iter().filter(|(_, kept)| *kept).map(|(name, _)| name).collect();
+    if was.python != is.python && !kept.is_empty() {
+        let verb = if kept.len() == 1 { "runs" } else { "run" };
+        notes.push(format!(
+            "embedded {} {verb} on from {} until the service restarts: keep that directory until then",
+            kept.join(" and "),
+            was.python.venv.display()
+        ));
+    }
+    notes
+}

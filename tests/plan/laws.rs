@@ -1,0 +1,198 @@
+//! Laws that every plan holds, by search over pairs of configurations.
+//!
+//! Mutations of src/plan/ that were tried: see below.
+
+use synvisor::config::roles::WorkerKind;
+use synvisor::plan::Action;
+use synvisor::plan::Kind;
+use synvisor::plan::plan;
+use synvisor::topology::UnitName;
+
+use super::Machine;
+use super::world::World;
+use super::world::agree;
+use super::world::minds;
+
+const SEEDS: u64 = 200;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        // A linear congruential generator, Knuth's MMIX.
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % n
+    }
+}
+
+/// A table of the TOML, and lines of which one or none stands in it.
+const KNOBS: [(&str, &[&str]); 25] = [
+    ("", &["trusted_proxies = [\"10.0.0.1\"]", "trusted_proxies = []"]),
+    ("[synapse]", &["max_upload_size = \"50M\"", "max_upload_size = \"100M\""]),
+    ("[synapse]", &["enable_registration = false"]),
+    ("[synapse]", &["media_retention = { local_media_lifetime = \"90d\" }"]),
+    ("[synapse]", &["app_service_config_files = [\"/a\"]", "app_service_config_files = [\"/a\", \"/b\"]"]),
+    ("[synapse]", &["email = { smtp_host = \"a\", smtp_pass = { secret_file = \"/smtp\" } }"]),
+    (
+        "[synapse]",
+        &["caches = { global_factor = 2.0 }", "caches = { global_factor = 2.0, expire_caches = false }"],
+    ),
+    (
+        "[synapse]",
+        &[
+            "oidc_providers = [{ idp_id = \"a\" }]",
+            "oidc_providers = [{ idp_id = \"a\" }, { idp_id = \"b\" }]",
+        ],
+    ),
+    ("[units.all]", &["log_level = \"WARNING\"", "log_level = \"DEBUG\""]),
+    ("[units.all]", &["environment = { LANG = \"C\" }"]),
+    ("[units.workers]", &["max_memory = \"1G\"", "nice = 1"]),
+    ("[units.generic]", &["cp_max = 7", "cp_max = 8"]),
+    ("[units.generic]", &["caches.per_cache_factors.get_users_in_room = 3.0"]),
+    ("[units.generic-2]", &["log_level = \"ERROR\"", "nice = 7"]),
+    ("[units.main]", &["settings.gc_thresholds = [700, 10, 10]", "caches.global_factor = 5.0"]),
+    ("[units.pusher]", &["nice = 3"]),
+    ("[units.federation_sender]", &["cp_max = 3"]),
+    (
+        "[database]",
+        &["host = \"db\"\npassword_file = \"/db\"", "mode = \"embedded\"", "sslmode = \"require\""],
+    ),
+    ("[redis]", &["host = \"redis\"\npassword_file = \"/redis\"", "mode = \"embedded\""]),
+    ("[supervisor]", &["drain_timeout = \"3s\"", "stop_timeout = \"3s\""]),
+    ("[secrets]", &["worker_replication_secret_file = \"/replication\""]),
+    ("[secrets]", &["form_secret_file = \"/form\""]),
+    ("[python]", &["venv = \"/venv\""]),
+    ("[[listen]]", &["address = \"127.0.0.1:8008\"", "address = \"127.0.0.1:9000\"\nadmin = true"]),
+    ("[workers]", &["preset = \"one-of-each\"", "preset = \"specialized-workers\""]),
+];
+
+/// What has a content that may change without the TOML.
+const CONTENTS: [&str; 7] =
+    ["/a", "/smtp", "/db", "/replication", "/form", "/redis", "/var/lib/synvisor/secrets/signing.key"];
+
+/// Which line of each knob stands in the TOML, how many workers there are of each kind, and what files hold.
+#[derive(Clone, Debug)]
+struct Choice {
+    lines: Vec<usize>,
+    counts: Vec<usize>,
+    contents: Vec<usize>,
+    version: usize,
+}
+
+impl Choice {
+    /// Few things are said, so that one change is not lost among others.
+    fn any(random: &mut Random) -> Self {
+        let mut choice = Self {
+            lines: vec![0; KNOBS.len()],
+            counts: vec![0; WorkerKind::all().count()],
+            contents: vec![0; CONTENTS.len()],
+            version: 0,
+        };
+        for _ in 0..random.below(30) {
+            choice.turn(random);
+        }
+        choice
+    }
+
+    fn turn(&mut self, random: &mut Random) {
+        match random.below(20) {
+            0 => self.version = random.below(2),
+            1 => self.contents[random.below(CONTENTS.len())] = random.below(2),
+            2..=9 => {
+                let at = random.below(KNOBS.len());
+                self.lines[at] = random.below(KNOBS[at].1.len() + 1);
+            }
+            _ => {
+                let at = random.below(self.counts.len());
+                let most = usize::from(WorkerKind::all().nth(at).unwrap().max()).min(3);
+                self.counts[at] = random.below(most + 1);
+            }
+        }
+    }
+
+    fn machine(&self) -> Machine {
+        let mut toml = "server_name = \"example.com\"\n".to_owned();
+        let mut table = "";
+        let mut sorted: Vec<_> = KNOBS.iter().zip(&self.lines).collect();
+        sorted.sort_by_key(|((table, _), _)| *table);
+        for ((of, lines), line) in sorted {
+            if *of != table && !(*of == "[[listen]]" && *line == 0) {
+                toml.push_str(&format!("{of}\n"));
+                table = of;
+            }
+            if *of == "[workers]" {
+                for (kind, count) in WorkerKind::all().zip(&self.counts).filter(|(_, count)| **count > 0) {
+                    toml.push_str(&format!("{} = {count}\n", kind.key()));
+                }
+            }
+            if let Some(line) = line.checked_sub(1) {
+                toml.push_str(&format!("{}\n", lines[line]));
+            }
+        }
+        let mut machine = Machine::new(toml);
+        machine.version = ["1.163.2", "1.164.0"][self.version];
+        for (path, _) in CONTENTS.iter().zip(&self.contents).filter(|(_, content)| **content > 0) {
+            machine = machine.with(path, "new");
+        }
+        machine
+    }
+}
+
+fn check(old: &Machine, new: &Machine) {
+    let (before, after) = (old.deployment(), new.deployment());
+    assert!(plan(&before, &before).unwrap().is_empty(), "no change is a change");
+    let found = plan(&before, &after).unwrap();
+    let mut world = World::new(&before, &after);
+    world.carry_out(&found);
+    world.check_end(&found);
+    // What does not concern a process leaves it alone.
+    let agreed = agree(&before, &after);
+    for step in &found.steps {
+        assert!(
+            step.kind != Kind::Together || !agreed || before.topology != after.topology,
+            "together without need"
+        );
+        for (name, moved) in &step.moves {
+            let both = before.images.contains_key(name) && after.images.contains_key(name);
+            assert_eq!(moved.action == Action::Start, !before.topology.unit(name).is_some(), "{name}");
+            assert_eq!(moved.action == Action::Stop, after.topology.unit(name).is_none(), "{name}");
+            if both && step.kind != Kind::Together {
+                assert!(minds(name, &before, &after), "{name} is moved for nothing");
+            }
+        }
+    }
+    // Whoever only reads anew comes first; who is removed comes last; main restarts before the workers.
+    let kinds: Vec<Kind> = found.steps.iter().map(|step| step.kind).collect();
+    let order = [Kind::Hup, Kind::Together, Kind::Start, Kind::Restart, Kind::Stop];
+    assert!(kinds.is_sorted_by_key(|kind| order.iter().position(|other| other == kind)), "{kinds:?}");
+    let rolling: Vec<&UnitName> = found
+        .steps
+        .iter()
+        .filter(|step| step.kind == Kind::Restart)
+        .flat_map(|step| step.moves.keys())
+        .collect();
+    assert!(
+        rolling.iter().position(|name| **name == UnitName::main()).is_none_or(|at| at == 0),
+        "{rolling:?}"
+    );
+}
+
+#[test]
+fn every_plan_leads_to_what_is_asked_for_and_never_over_what_must_not_be() {
+    let given = std::env::var("SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
+    let seeds = given.map_or(0..SEEDS, |seed| seed..seed + 1);
+    for seed in seeds {
+        let mut random = Random(seed ^ 0x5eed);
+        let old = Choice::any(&mut random);
+        let mut new = old.clone();
+        if random.below(4) == 0 {
+            new = Choice::any(&mut random);
+        }
+        for _ in 0..=random.below(4) {
+            new.turn(&mut random);
+        }
+        let (old, new) = (old.machine(), new.machine());
+        let held = std::panic::catch_unwind(|| check(&old, &new));
+        assert!(held.is_ok(), "SEED={seed}\n--- old\n{}--- new\n{}", old.toml, new.toml);
+    }
+}
