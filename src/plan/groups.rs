@@ -145,7 +145,7 @@ fn endpoint(redis: &Redis) -> Option<&crate::config::Endpoint> {
     }
 }
 
-/// Everybody who does, or will do, what a setting names processes for; none where the setting is the same.
+/// Everybody who does, or will do, what a setting names processes for; none where these are the same as before.
 fn holders_of(
     setting: &str,
     effect: Effect,
@@ -154,19 +154,22 @@ fn holders_of(
 ) -> Option<Group> {
     let mut all = concerns.values().flatten();
     let concern = all.find(|concern| concern.effect == effect && concern.what == setting)?;
-    let units = holders(setting, old).into_iter().chain(holders(setting, new)).collect();
-    Some(Group::new(units, format!("{setting}: {}", concern.why)))
+    let (before, after) = (holders(setting, old), holders(setting, new));
+    // To name main and to name nobody is the same.
+    let another = before != after;
+    let units = before.into_iter().chain(after).collect();
+    another.then(|| Group::new(units, format!("{setting}: {}", concern.why)))
 }
 
-/// Whom a setting names; main where nobody is named, as is Synapse's default.
-pub(super) fn holders(setting: &str, deployment: &Deployment) -> BTreeSet<UnitName> {
+/// Whom a setting names, in its order; main where nobody is named, as is Synapse's default.
+fn holders(setting: &str, deployment: &Deployment) -> Vec<UnitName> {
     let named = deployment.images.get(&UnitName::main()).and_then(|image| image.settings.get(setting));
     let unit = |value: &Value| match value.as_str()? {
         MASTER => Some(UnitName::main()),
         name => Some(UnitName::new(name)),
     };
     match named {
-        None => BTreeSet::from([UnitName::main()]),
+        None => vec![UnitName::main()],
         Some(Value::Array(list)) => list.iter().filter_map(unit).collect(),
         Some(one) => unit(one).into_iter().collect(),
     }

@@ -10,8 +10,8 @@ use synvisor::topology::UnitName;
 
 use super::Machine;
 use super::world::World;
-use super::world::agree;
 use super::world::minds;
+use super::world::must_go_together;
 
 const SEEDS: u64 = 200;
 
@@ -146,18 +146,17 @@ fn check(old: &Machine, new: &Machine) {
     world.carry_out(&found);
     world.check_end(&found);
     // What does not concern a process leaves it alone.
-    let agreed = agree(&before, &after);
+    let needed = must_go_together(&before, &after);
     for step in &found.steps {
-        assert!(
-            step.kind != Kind::Together || !agreed || before.topology != after.topology,
-            "together without need"
-        );
         for (name, moved) in &step.moves {
             let both = before.images.contains_key(name) && after.images.contains_key(name);
-            assert_eq!(moved.action == Action::Start, !before.topology.unit(name).is_some(), "{name}");
+            assert_eq!(moved.action == Action::Start, before.topology.unit(name).is_none(), "{name}");
             assert_eq!(moved.action == Action::Stop, after.topology.unit(name).is_none(), "{name}");
-            if both && step.kind != Kind::Together {
-                assert!(minds(name, &before, &after), "{name} is moved for nothing");
+            match step.kind {
+                Kind::Together => assert!(needed.contains(name), "{name} goes with others for nothing"),
+                Kind::Hup | Kind::Start | Kind::Restart | Kind::Stop => {
+                    assert!(!both || minds(name, &before, &after), "{name} is moved for nothing");
+                }
             }
         }
     }

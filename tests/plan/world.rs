@@ -122,13 +122,23 @@ fn differs(name: &UnitName, one: &Process, other: &Process) -> bool {
     parts(one) != parts(other)
 }
 
-/// Whether two deployments may have processes side by side.
-pub(super) fn agree(old: &Deployment, new: &Deployment) -> bool {
+/// Who must not run side by side, some with the one and some with the other.
+pub(super) fn must_go_together(old: &Deployment, new: &Deployment) -> BTreeSet<UnitName> {
     let main = UnitName::main();
     let (before, after) = (born(&main, old), born(&main, new));
-    let keys = DUTIES.iter().chain(&["federation_sender_instances", "pusher_instances"]);
-    let same = |key: &&str| before.image.settings.get(*key) == after.image.settings.get(*key);
-    before.agreed == after.agreed && keys.clone().all(|key| same(&key))
+    let service = |name: &UnitName| service(name, old) != service(name, new);
+    if before.agreed != after.agreed || service(&UnitName::postgres()) || service(&UnitName::redis()) {
+        return old.topology.units.iter().chain(&new.topology.units).map(|unit| unit.name.clone()).collect();
+    }
+    let mut units = BTreeSet::new();
+    for key in DUTIES.iter().chain(&["federation_sender_instances", "pusher_instances"]) {
+        let [was, is] = [&before, &after].map(|process| names(process.image.settings.get(*key)));
+        if was != is {
+            units.extend(was.into_iter().chain(is));
+            units.extend((*key == "federation_sender_instances").then_some(main.clone()));
+        }
+    }
+    units
 }
 
 pub(super) struct World<'d> {
