@@ -100,10 +100,9 @@ async fn respond(
         }
         (
             _,
-            "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/reload" | "/v1/start" | "/v1/stop" | "/v1/restart",
-        ) => {
-            failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders")
-        }
+            "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/reload" | "/v1/start" | "/v1/stop"
+            | "/v1/restart",
+        ) => failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders"),
         _ => failure(
             StatusCode::NOT_FOUND,
             "there are GET /v1/status, /v1/plan, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, /v1/restart, /v1/reload",

@@ -54,7 +54,8 @@ mod tests {
         // Mutations, each seen red: names left out; lengths left out; directories not gone into.
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        let write = |name: &str, text: &str| std::fs::write(path(name), text).unwrap();
+        let write =
+            |name: &str, text: &str| assert!(fs::replace(&path(name), text.as_bytes(), 0o600, None).unwrap());
         std::fs::create_dir(path("below")).unwrap();
         write("a", "one");
         write("below/b", "two");
@@ -67,8 +68,13 @@ mod tests {
         assert_ne!(of(dir.path()), all);
         write("below/b", "two");
         assert_eq!(of(dir.path()), all);
-        std::fs::rename(path("a"), path("c")).unwrap();
+        std::fs::rename(path("a"), path("a2")).unwrap();
         assert_ne!(of(dir.path()), all, "a name counts");
         assert_eq!(of(&path("a")), "entity not found");
+        write("below/c", "d");
+        let two = of(&path("below"));
+        std::fs::remove_file(path("below/c")).unwrap();
+        write("below/b", "twoc\0d");
+        assert_ne!(of(&path("below")), two, "the end of a file counts");
     }
 }

@@ -35,7 +35,8 @@ pub fn interpreter(venv: &Path) -> PathBuf {
 /// The version of Synapse that pip has written down in a virtualenv.
 pub fn synapse_version(venv: &Path) -> Option<String> {
     let libraries = fs::list(&venv.join("lib")).ok()?;
-    let packages = libraries.iter().filter_map(|library| fs::list(&library.join("site-packages")).ok()).flatten();
+    let packages =
+        libraries.iter().filter_map(|library| fs::list(&library.join("site-packages")).ok()).flatten();
     packages.into_iter().find_map(|path| {
         let name = path.file_name()?.to_str()?;
         Some(name.strip_prefix("matrix_synapse-")?.strip_suffix(".dist-info")?.to_owned())

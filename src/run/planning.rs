@@ -54,7 +54,10 @@ impl Driver {
     /// What `status` says where the configuration on disk is not the one that runs.
     pub(super) fn differs(&mut self) -> Option<String> {
         let Ok(text) = fs::read(&self.config_path) else {
-            return Some(format!("{} cannot be read: what was read before runs on", self.config_path.display()));
+            return Some(format!(
+                "{} cannot be read: what was read before runs on",
+                self.config_path.display()
+            ));
         };
         if text == self.text {
             return None;
@@ -76,9 +79,9 @@ impl Driver {
             PlanReport::Refused { .. } => Some(format!(
                 "{path} differs from what runs in a way that a reload refuses: `synvisor plan` says why"
             )),
-            PlanReport::Unusable { .. } => {
-                Some(format!("{path} has mistakes, and what was read before runs on: `synvisor check` shows them"))
-            }
+            PlanReport::Unusable { .. } => Some(format!(
+                "{path} has mistakes, and what was read before runs on: `synvisor check` shows them"
+            )),
         }
     }
 }

@@ -55,8 +55,8 @@ impl Driver {
             of.collect::<Vec<_>>()
         };
         let (enter, leave) = (names(after, before), names(before, after));
-        let text = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
-        let (added, removed) = (text(&enter), text(&leave));
+        let listed = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
+        let (added, removed) = (listed(&enter), listed(&leave));
         let message = match (added.is_empty(), removed.is_empty()) {
             (true, true) => "no change".to_owned(),
             (false, true) => format!("starts {added}"),

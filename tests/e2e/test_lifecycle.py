@@ -106,6 +106,50 @@ def test_reload_starts_and_stops_what_the_counts_ask_for(small: Deployment) -> N
     assert not list(small.state.glob("config/generic-2*"))
 
 
+def test_a_plan_says_what_a_changed_file_asks_for_and_changes_nothing(small: Deployment) -> None:
+    # Mutations, each seen red: `running` left by reload as it was; the note of status left out.
+    def plan(*arguments: str) -> tuple[int, str]:
+        done = small.cli("plan", *arguments)
+        return done.returncode, done.stdout + done.stderr
+
+    def note() -> str:
+        status = small.status()
+        assert status
+        return "\n".join(note for note in status["notes"] if "synvisor.toml" in note)
+
+    before, good, text = small.pids(), small.workers, small.toml.read_text()
+    assert plan() == (0, "no change\n")
+    small.toml.write_text("# only a comment\n" + text)
+    assert plan() == (0, "no change\n")
+    assert note() == ""
+    secret = "hunter2-hunter2"
+    small.toml.write_text(text.replace("[synapse]", f'[synapse]\nturn_shared_secret = "{secret}"', 1))
+    code, said = plan()
+    assert code == 3
+    for word in ("turn_shared_secret", "main, generic-1, typing-1"):
+        assert word in said
+    assert secret not in said + plan("--json")[1] + note()
+    assert "differs from what runs" in note()
+    small.workers = "generic = 2\ntyping = 1"
+    small.write()
+    code, said = plan("--json")
+    (step,) = json.loads(said)["steps"]
+    assert (code, step["kind"], list(step["moves"])) == (3, "start", ["generic-2"])
+    small.toml.write_text(text.replace("generic =", "genric ="))
+    assert plan()[0] == 78
+    assert "mistakes" in note()
+    small.workers = "generic = 2\ntyping = 1"
+    small.write()
+    run(small, "reload")
+    small.wait_ready()
+    assert plan() == (0, "no change\n")
+    small.workers = good
+    small.write()
+    run(small, "reload")
+    wait_for("generic-2 gone", lambda: True if small.pids() == before else None)
+    assert (plan(), note()) == ((0, "no change\n"), "")
+
+
 def test_a_reload_that_concerns_running_processes_changes_nothing(small: Deployment) -> None:
     before = small.pids()
     files = {path: path.read_bytes() for path in (small.state / "config").iterdir()}
