@@ -2,11 +2,11 @@
 
     target/venv/bin/python -m tests.bench.without [--mechanism MECHANISM]…
 
-Run by hand: it takes minutes for each, and to fail is what it is for. Requests and failures on the two busy cores
-of a developer's machine, 28 restarts each:
+Run by hand: it takes minutes for each, and to fail is what it is for. Requests and failures on the two busy
+cores of a developer's machine, 28 restarts each:
 
     nothing    5,018 requests, 0 failed
-    router     2,940 requests, 211 failed (429, and a connection refused; with the weights of the ordinary load)
+    router     2,940 requests, 211 failed (429, a connection refused; at the ordinary weights)
     child      4,993 requests, 4 failed (502, rooms that were being made)
     bootstrap  6,871 requests, 14 failed (502, likewise): neither the child's part nor the pool's
     pool       5,602 requests, 0 failed: while the child's part closes idle connections with care, the pool's
