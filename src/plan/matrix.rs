@@ -1,6 +1,8 @@
 //! What a changed setting asks of the processes that it concerns; what the table does not list asks for a restart of each
 //! whose file differs.
 
+use std::sync::LazyLock;
+
 /// A row a setting: effect, whom it concerns, why they go together, and where Synapse says so.
 const TABLE: &str = include_str!("matrix.tsv");
 
@@ -65,21 +67,20 @@ fn rule(line: &'static str) -> Option<Rule> {
     Some(Rule { setting, effect, concerned, why })
 }
 
-fn rules() -> impl Iterator<Item = Rule> {
-    TABLE.lines().filter_map(rule)
-}
+/// Read once: a plan asks for as many rules as settings differ, in each of its processes.
+static RULES: LazyLock<Vec<Rule>> = LazyLock::new(|| TABLE.lines().filter_map(rule).collect());
 
 /// The rule for a setting: that of the longest name in the table that it begins with.
 pub(super) fn of(setting: &str) -> Rule {
     let fits = |rule: &Rule| {
         setting.strip_prefix(rule.setting).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    rules().filter(fits).max_by_key(|rule| rule.setting.len()).unwrap_or(DEFAULT)
+    RULES.iter().filter(|rule| fits(rule)).max_by_key(|rule| rule.setting.len()).copied().unwrap_or(DEFAULT)
 }
 
 /// The settings that hand a duty from one process to another.
 pub(super) fn duties() -> impl Iterator<Item = &'static str> {
-    rules().filter(|rule| rule.effect == Effect::Handover).map(|rule| rule.setting)
+    RULES.iter().filter(|rule| rule.effect == Effect::Handover).map(|rule| rule.setting)
 }
 
 #[cfg(test)]
@@ -90,8 +91,8 @@ mod tests {
     #[test]
     fn every_line_is_read_and_names_a_setting_of_synapse() {
         // Mutations, each seen red: a row with an effect that there is not; `instance_maps`.
-        assert_eq!(rules().count(), TABLE.lines().count() - 1);
-        let names: Vec<&str> = rules().map(|rule| rule.setting).collect();
+        assert_eq!(RULES.len(), TABLE.lines().count() - 1);
+        let names: Vec<&str> = RULES.iter().map(|rule| rule.setting).collect();
         assert!(names.is_sorted());
         for name in names {
             let top = name.split('.').next().unwrap();
@@ -101,7 +102,7 @@ mod tests {
 
     #[test]
     fn who_goes_together_is_told_why() {
-        for rule in rules() {
+        for rule in RULES.iter() {
             let together = rule.effect > Effect::Restart;
             assert_eq!(together, !rule.why.is_empty(), "{}", rule.setting);
         }

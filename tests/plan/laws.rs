@@ -102,8 +102,20 @@ impl Choice {
                 let at = random.below(KNOBS.len());
                 self.lines[at] = random.below(KNOBS[at].1.len() + 1);
             }
-            _ => {
-                let at = random.below(self.counts.len());
+            at => {
+                let any = random.below(self.counts.len());
+                // Few kinds have rules of their own, and a plan for them is to be met often.
+                let ruled = [
+                    "federation_sender",
+                    "pusher",
+                    "background",
+                    "user_dir",
+                    "appservice",
+                    "media_repository",
+                ];
+                let kind = ruled[random.below(ruled.len())];
+                let found = WorkerKind::all().position(|other| other.key() == kind).unwrap();
+                let at = if at < 14 { any } else { found };
                 let most = usize::from(WorkerKind::all().nth(at).unwrap().max()).min(3);
                 self.counts[at] = random.below(most + 1);
             }
