@@ -197,7 +197,8 @@ fn transcript(old: &Machine, new: &Machine) -> String {
 
 #[test]
 fn the_text_of_each_plan_is_as_it_was() {
-    // Mutation: anything in plan/ that changes what is said is seen red here by definition.
+    // Mutation: anything in plan/ that changes what is said is seen red here by definition, as is a duty told to move from
+    // main to main (`another` in groups.rs always true).
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/plan");
     let mut expected: BTreeSet<PathBuf> = BTreeSet::new();
     let mut differing = Vec::new();
@@ -224,7 +225,7 @@ fn the_text_of_each_plan_is_as_it_was() {
 
 #[test]
 fn what_has_no_effect_on_any_process_is_told_but_moves_nobody() {
-    // Mutation: comments of a changed line told as a change (texts compared in place of values): seen red.
+    // Mutation: a memory limit that asks for a restart (`of_process` comparing it): seen red.
     let find = |name: &str| edits().into_iter().find(|(held, _, _)| held == name).unwrap();
     for name in ["no-change", "comment-only", "credential-named"] {
         let (_, old, new) = find(name);

@@ -1,6 +1,17 @@
 //! Laws that every plan holds, by search over pairs of configurations.
 //!
-//! Mutations of src/plan/ that were tried: see below.
+//! Mutations of src/plan/ that were tried, each seen red here:
+//! - senders told to restart one after the other, or without main; likewise pushers: "side by side".
+//! - `stream_writers` and `instance_map` told to restart one after the other: "disagree".
+//! - duties told to restart one after the other: "at a time".
+//! - main in the stage of the workers: "starts before main".
+//! - groups not merged, or who is added in a group added once more: "moves twice".
+//! - the fork server left out of a change of version: "forked of another Synapse".
+//! - the version, a priority, or the content of files not compared; all of `caches` on SIGHUP: "does not run with".
+//! - services left out of their group: "before postgres".
+//! - who is only rewritten not told: "is not replaced".
+//! - media settings told to concern all: "moved for nothing".
+//! - rolling restarts in any order, SIGHUP after the groups: the order of kinds, and main's place.
 
 use synvisor::config::roles::WorkerKind;
 use synvisor::plan::Action;
