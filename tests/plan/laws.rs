@@ -24,7 +24,7 @@ use super::world::World;
 use super::world::minds;
 use super::world::must_go_together;
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 400;
 
 struct Random(u64);
 
