@@ -58,9 +58,7 @@ impl Machine {
             };
             secrets.insert(file.source.clone(), content(&name));
         }
-        let mut deployment = Deployment::of(&parsed, &secrets, self.version);
-        let digest = |path: &&std::path::PathBuf| ((*path).clone(), Digest(content(path.to_str().unwrap())));
-        deployment.digests = deployment.files().iter().map(digest).collect();
-        deployment
+        let digest = |path: &Path| Digest(content(path.to_str().unwrap()));
+        Deployment::of(&parsed, &secrets, self.version, digest)
     }
 }

@@ -31,9 +31,9 @@ pub(super) fn of_unit(name: &UnitName, old: &Deployment, new: &Deployment) -> Ve
             concerns.push(Concern { effect: rule.effect, what: setting, why: rule.why });
         }
     }
-    for named in before.files.intersection(&after.files) {
+    for (named, held) in &before.files {
         let rule = matrix::of(&named.setting);
-        let another = old.digests.get(&named.path) != new.digests.get(&named.path);
+        let another = after.files.get(named).is_some_and(|holds| holds != held);
         if another && concerned(rule, before, after) {
             let what = format!("content of {}", named.path.display());
             concerns.push(Concern { effect: rule.effect, what, why: rule.why });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 
 use toml::Table;
 use toml::Value;
@@ -37,8 +37,8 @@ pub struct Image {
     pub environment: BTreeMap<String, String>,
     /// Bytes; the supervisor looks after it, not the process.
     pub max_memory: Option<u64>,
-    /// The files that its settings name.
-    pub files: BTreeSet<Named>,
+    /// The files that its settings name, and what they hold.
+    pub files: BTreeMap<Named, Digest>,
 }
 
 impl Image {
@@ -68,21 +68,25 @@ pub struct Deployment {
     pub secrets: SecretValues,
     /// Secrets that systemd hands to the service, by their names.
     pub credentials: BTreeSet<String>,
-    /// The content of the files that settings name; one that is not there has none.
-    pub digests: BTreeMap<PathBuf, Digest>,
 }
 
 impl Deployment {
-    /// What a configuration asks for; [`Self::digests`] is for the shell to fill in for each of [`Self::files`].
-    pub fn of(parsed: &Parsed, secrets: &SecretValues, synapse_version: &str) -> Self {
+    /// What a configuration asks for; `digest` looks at a file, or a directory of templates, that a setting names.
+    pub fn of(
+        parsed: &Parsed,
+        secrets: &SecretValues,
+        synapse_version: &str,
+        mut digest: impl FnMut(&Path) -> Digest,
+    ) -> Self {
         let topology = Topology::of(&parsed.config);
         let mut documents = render::documents(&parsed.config, &topology, secrets);
-        let image = |unit: &crate::topology::Unit| {
+        let mut image = |unit: &crate::topology::Unit| {
             let documents = documents.remove(&unit.name)?;
             let process = render::unit_settings(&parsed.config, unit);
+            let files = settings::files(&documents.settings).into_iter();
             let image = Image {
                 role: unit.role,
-                files: settings::files(&documents.settings),
+                files: files.map(|named| (named.clone(), digest(&named.path))).collect(),
                 settings: documents.settings,
                 log: documents.log,
                 nice: process.nice,
@@ -91,7 +95,7 @@ impl Deployment {
             };
             Some((unit.name.clone(), image))
         };
-        let images = topology.synapse().filter_map(image).collect();
+        let images = topology.synapse().filter_map(&mut image).collect();
         let credential = |source: &SecretSource| match source {
             SecretSource::Credential(name) => Some(name.clone()),
             SecretSource::File(_) => None,
@@ -104,13 +108,7 @@ impl Deployment {
             images,
             secrets: secrets.clone(),
             credentials: parsed.files.iter().filter_map(|file| credential(&file.source)).collect(),
-            digests: BTreeMap::new(),
         }
-    }
-
-    /// The files, and directories of templates, whose content counts.
-    pub fn files(&self) -> BTreeSet<&PathBuf> {
-        self.images.values().flat_map(|image| &image.files).map(|named| &named.path).collect()
     }
 
     /// How many workers there are that do the same as this unit.

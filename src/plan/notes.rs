@@ -8,6 +8,7 @@ use crate::config::difference::Difference;
 use crate::config::secret::SecretSource;
 
 use super::deployment::Deployment;
+use super::deployment::Digest;
 use super::settings::Named;
 
 /// Every setting that differs and every file whose content does.
@@ -20,16 +21,19 @@ pub(super) fn changes(old: &Deployment, new: &Deployment) -> Vec<Difference> {
             new: Some(new.synapse_version.clone()),
         });
     }
-    let named = |deployment: &Deployment| -> BTreeSet<Named> {
-        deployment.images.values().flat_map(|image| image.files.iter().cloned()).collect()
+    let files = |deployment: &Deployment| -> BTreeSet<(Named, Digest)> {
+        let images = deployment.images.values();
+        images.flat_map(|image| &image.files).map(|(named, held)| (named.clone(), held.clone())).collect()
     };
-    let named = named(old).intersection(&named(new)).map(|named| named.path.clone()).collect::<BTreeSet<_>>();
-    let other = named.iter().filter(|path| old.digests.get(*path) != new.digests.get(*path));
+    let (held, hold) = (files(old), files(new));
+    let names: BTreeSet<&Named> = held.iter().map(|(named, _)| named).collect();
+    let other = hold.difference(&held).map(|(named, _)| named).filter(|named| names.contains(named));
+    let other: BTreeSet<&Path> = other.map(|named| named.path.as_path()).collect();
     let secrets = new.secrets.changed(&old.secrets).map(|source| match source {
         SecretSource::File(path) => content(path),
         SecretSource::Credential(name) => Difference::of(format!("content of the credential {name}")),
     });
-    changes.extend(other.map(|path| content(path)).chain(secrets));
+    changes.extend(other.into_iter().map(content).chain(secrets));
     changes
 }
 

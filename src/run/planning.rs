@@ -22,11 +22,11 @@ use super::Driver;
 pub(super) fn deployment(usable: &Usable) -> Deployment {
     // A virtualenv without Synapse has no version, which differs from every version.
     let version = venv::synapse_version(&usable.parsed.config.python.venv).unwrap_or_default();
-    let mut deployment = Deployment::of(&usable.parsed, &usable.secrets, &version);
-    let digests: BTreeMap<_, _> =
-        deployment.files().into_iter().map(|path| (path.clone(), Digest(digest::of(path)))).collect();
-    deployment.digests = digests;
-    deployment
+    // Most files are named by every process.
+    let mut known = BTreeMap::new();
+    Deployment::of(&usable.parsed, &usable.secrets, &version, |path| {
+        known.entry(path.to_owned()).or_insert_with(|| Digest(digest::of(path))).clone()
+    })
 }
 
 pub(super) fn load(path: &Path, credentials: Option<&OsString>) -> Result<Usable, Unusable> {

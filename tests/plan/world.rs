@@ -18,14 +18,14 @@ use toml::Table;
 use toml::Value;
 
 /// What must be the same in all processes that run side by side.
-type Agreed = (Vec<Option<Value>>, (String, PathBuf), Option<Option<Digest>>);
+type Agreed = (Vec<Option<Value>>, (String, PathBuf), Option<Digest>);
 
 /// What a process has read, and with which Synapse it runs.
 #[derive(Clone, Debug)]
 pub(super) struct Process {
     image: Image,
     synapse: (String, PathBuf),
-    contents: BTreeMap<PathBuf, Option<Digest>>,
+    contents: BTreeMap<PathBuf, Digest>,
     agreed: Rc<Agreed>,
 }
 
@@ -46,9 +46,7 @@ fn synapse(deployment: &Deployment) -> (String, PathBuf) {
 
 fn born(name: &UnitName, deployment: &Deployment) -> Process {
     let image = deployment.images[name].clone();
-    let content =
-        |named: &synvisor::plan::Named| (named.path.clone(), deployment.digests.get(&named.path).cloned());
-    let contents = image.files.iter().map(content).collect();
+    let contents = image.files.iter().map(|(named, held)| (named.path.clone(), held.clone())).collect();
     let agreed = Rc::new(agreed(&image.settings, &contents, synapse(deployment)));
     Process { image, synapse: synapse(deployment), contents, agreed }
 }
@@ -65,11 +63,7 @@ fn names(value: Option<&Value>) -> Vec<UnitName> {
     }
 }
 
-fn agreed(
-    settings: &Table,
-    contents: &BTreeMap<PathBuf, Option<Digest>>,
-    synapse: (String, PathBuf),
-) -> Agreed {
+fn agreed(settings: &Table, contents: &BTreeMap<PathBuf, Digest>, synapse: (String, PathBuf)) -> Agreed {
     let mut redis = settings.get("redis").cloned();
     let mut database = settings["database"].clone();
     if let Some(Value::Table(redis)) = &mut redis {
