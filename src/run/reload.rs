@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
+
 use crate::config::Config;
 use crate::host::toml::Usable;
+use crate::plan::Kind;
+use crate::plan::Plan;
+use crate::plan::plan;
 use crate::render;
-use crate::render::FileSet;
 use crate::supervise::Change;
 use crate::supervise::Input;
 use crate::supervise::Ticket;
-use crate::sys::fs;
+use crate::sys::process;
 use crate::topology::Topology;
 use crate::topology::Unit;
 use crate::topology::UnitName;
@@ -17,13 +21,15 @@ use crate::wire::Answer;
 
 use super::Driver;
 use super::planning;
+use super::policy;
 use super::specs;
 
 impl Driver {
-    /// Reads the TOML again and starts and stops what the counts ask for.
+    /// Reads the TOML again and carries out what needs no restart: units that are added and removed, files that are read
+    /// anew on SIGHUP, and what the router and the supervisor go by.
     ///
-    /// A change that concerns processes that run already is refused as a whole: to apply it to some and not to
-    /// others could make two processes believe that they own the same work.
+    /// A change that asks for a restart is refused as a whole: to apply it to some and not to others could make two
+    /// processes believe that they own the same work.
     pub(super) fn reload(&mut self) -> Answer {
         let answer = match self.reread() {
             Ok(message) => Answer::done(message),
@@ -44,11 +50,9 @@ impl Driver {
         let config = parsed.config;
         let topology = Topology::of(&config);
         let files = render::render(&config, &topology, &secrets);
-        if let Some(why) = self.needs_restart(&config, &topology, &files) {
-            return Err(format!(
-                "nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"
-            ));
-        }
+        let plan =
+            plan(&self.running, &running).map_err(|refusal| format!("nothing was changed: {refusal}"))?;
+        self.refuse(&plan, &config)?;
         let (before, after) = (&self.topology.units, &topology.units);
         let names = |these: &[Unit], others: &[Unit]| {
             let of = these.iter().filter(|unit| !others.contains(unit)).map(|unit| unit.name.clone());
@@ -57,11 +61,16 @@ impl Driver {
         let (enter, leave) = (names(after, before), names(before, after));
         let listed = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
         let (added, removed) = (listed(&enter), listed(&leave));
-        let message = match (added.is_empty(), removed.is_empty()) {
+        let anew: Vec<UnitName> = anew(&plan).cloned().collect();
+        let told = (plan.router && anew.is_empty() && enter.is_empty() && leave.is_empty())
+            .then(|| "the router is told".to_owned());
+        let parts = [("starts", added), ("stops", removed), ("read their files anew:", listed(&anew))];
+        let parts = parts.into_iter().filter(|(_, units)| !units.is_empty());
+        let done: Vec<String> = parts.map(|(what, units)| format!("{what} {units}")).chain(told).collect();
+        let message = match (done.is_empty(), plan.is_empty()) {
             (true, true) => "no change".to_owned(),
-            (false, true) => format!("starts {added}"),
-            (true, false) => format!("stops {removed}"),
-            (false, false) => format!("starts {added}; stops {removed}"),
+            (true, false) => "applied; it concerns no process".to_owned(),
+            (false, _) => done.join("; "),
         };
         self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
         (self.text, self.looked_at, self.running) = (text, None, running);
@@ -70,6 +79,14 @@ impl Driver {
         self.topology = topology;
         let table = self.table();
         self.tell(table);
+        self.core.set_policy(policy(&self.config));
+        for unit in &anew {
+            let pid = self.core.ready(unit).and_then(|life| self.pid(&life));
+            if let Some(pid) = pid {
+                // One that has ended this moment reads them when it starts.
+                let _ = process::signal(pid, Signal::SIGHUP);
+            }
+        }
         let mut specs = specs(&self.topology, &self.around);
         specs.retain(|spec| enter.contains(&spec.name));
         self.tickets += 1;
@@ -78,28 +95,32 @@ impl Driver {
         Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
     }
 
-    /// Why a new configuration concerns more than the processes that it adds and removes.
-    fn needs_restart(&self, config: &Config, topology: &Topology, files: &FileSet) -> Option<String> {
-        let (old, new) = (&self.config, config);
-        if old.listen != new.listen {
-            return Some("[[listen]] differs from what the router listens on".to_owned());
-        }
-        if old.supervisor != new.supervisor || old.python != new.python {
-            return Some("[supervisor] or [python] differs from what runs".to_owned());
-        }
-        if old.database != new.database || old.redis != new.redis {
-            return Some("[database] or [redis] differs from what the processes use".to_owned());
-        }
-        let layout = &self.around.layout;
-        let changed = |name: &UnitName| {
-            let path = layout.config_file(name);
-            files
-                .get(&path)
-                .is_some_and(|file| fs::read(&path).is_ok_and(|held| held.as_bytes() != file.bytes))
+    /// Why this cannot be carried out while everything runs.
+    fn refuse(&self, plan: &Plan, new: &Config) -> Result<(), String> {
+        let addresses =
+            |config: &Config| config.listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
+        let restarting = plan.steps.iter().filter(|step| matches!(step.kind, Kind::Together | Kind::Restart));
+        let restarting: Vec<&str> =
+            restarting.flat_map(|step| step.moves.keys()).map(UnitName::as_str).collect();
+        let why = if addresses(&self.config) != addresses(new) {
+            "the router listens on other addresses".to_owned()
+        } else if !restarting.is_empty() {
+            format!("`synvisor plan` shows a restart of {}", restarting.join(", "))
+        } else {
+            // Until it is READY the signal would end it (`synapse/app/_base.py`, start).
+            let early = anew(plan).find(|unit| self.core.ready(unit).is_none());
+            return early.map_or(Ok(()), |unit| {
+                Err(format!(
+                    "nothing was changed: {unit} is to read its files anew, and is not ready\n  \
+                     reload again when `synvisor status` says that it is"
+                ))
+            });
         };
-        let running = topology.synapse().filter(|unit| self.topology.unit(&unit.name).is_some());
-        let concerned: Vec<&str> =
-            running.filter(|unit| changed(&unit.name)).map(|unit| unit.name.as_str()).collect();
-        (!concerned.is_empty()).then(|| format!("the change concerns {}", concerned.join(", ")))
+        Err(format!("nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"))
     }
+}
+
+/// Who reads its files anew.
+fn anew(plan: &Plan) -> impl Iterator<Item = &UnitName> {
+    plan.steps.iter().filter(|step| step.kind == Kind::Hup).flat_map(|step| step.moves.keys())
 }

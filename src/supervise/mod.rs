@@ -130,6 +130,11 @@ impl Supervisor {
         self.units.values().filter_map(Unit::deadline).min()
     }
 
+    /// Goes by other time limits from now on; a stop that is under way keeps its own.
+    pub const fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+    }
+
     /// The next thing to do, in order.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -359,5 +364,25 @@ const fn word(state: State) -> &'static str {
         State::Killing => "killing",
         State::Backoff { .. } => "backoff",
         State::Failed { .. } => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_policy_holds_for_the_next_stop() {
+        // Mutation: set_policy() that does nothing: seen red.
+        let mut core = Supervisor::new(Policy { drain_timeout: 10, stop_timeout: 100 }, 1);
+        let main = UnitName::main();
+        let spec = Spec { name: main.clone(), needs: Vec::new(), stage: 1, routed: true, inherits: true };
+        core.handle(Input::Desire(vec![spec]), Time(0));
+        core.handle(Input::Ready(Life { unit: main.clone(), incarnation: Incarnation(1) }), Time(1));
+        core.set_policy(Policy { drain_timeout: 20, stop_timeout: 200 });
+        core.handle(Input::Order(Ticket(1), Verb::Stop, vec![main]), Time(2));
+        assert_eq!(core.poll_timeout(), Some(Time(22)));
+        core.handle_timeout(Time(22));
+        assert_eq!(core.poll_timeout(), Some(Time(222)));
     }
 }

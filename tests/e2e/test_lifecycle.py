@@ -150,6 +150,26 @@ def test_a_plan_says_what_a_changed_file_asks_for_and_changes_nothing(small: Dep
     assert (plan(), note()) == ((0, "no change\n"), "")
 
 
+def test_a_reload_of_what_is_read_anew_restarts_nobody(small: Deployment) -> None:
+    # Mutations, each seen red: the signal not sent; the files not written.
+    before, log = small.pids(), small.state / "logs" / "typing-1.log"
+    size = log.stat().st_size
+    small.extra = '[units.typing-1]\nlog_level = "DEBUG"'
+    small.write()
+    assert "read their files anew: typing-1" in run(small, "reload")
+    wait_for("a line of DEBUG", lambda: True if " DEBUG " in log.read_text()[size:] else None)
+    assert " DEBUG " not in (small.state / "logs" / "generic-1.log").read_text()
+    small.extra = ""
+    small.top = 'trusted_proxies = ["10.0.0.0/8"]'
+    small.write()
+    assert "read their files anew: typing-1" in run(small, "reload")
+    small.top = ""
+    small.write()
+    assert "the router is told" in run(small, "reload")
+    assert run(small, "plan") == "no change\n"
+    assert small.pids() == before
+
+
 def test_a_reload_that_concerns_running_processes_changes_nothing(small: Deployment) -> None:
     before = small.pids()
     files = {path: path.read_bytes() for path in (small.state / "config").iterdir()}
