@@ -20,11 +20,12 @@ FORKS = int(os.environ.get("FORKS", "400"))
 
 # A worker with nothing of Synapse's in it: it says that it is ready, and answers what the supervisor asks.
 STUB = """
+import socket
 import sys
 
 import synapse.app.generic_worker as app
 
-ANSWER = b"synapse_replication_tcp_resource_total_connections 1.0"
+ANSWER = b"OK"
 
 
 def main():
@@ -44,7 +45,10 @@ def main():
         settings = yaml.safe_load(file)
     for listener in settings["worker_listeners"]:
         reactor.listenUNIX(listener["path"], factory, mode=listener["mode"])
-    reactor.callWhenRunning(base.sdnotify, b"READY=1")
+    # Not by Synapse's own function, which waits for a connection to Redis.
+    notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notify.connect(base.sdnotify_sockaddr)
+    reactor.callWhenRunning(notify.send, b"READY=1")
     reactor.run()
 
 
