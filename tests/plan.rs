@@ -12,6 +12,8 @@
 mod edits;
 #[path = "plan/laws.rs"]
 mod laws;
+#[path = "support/random.rs"]
+mod random;
 #[path = "plan/world.rs"]
 mod world;
 

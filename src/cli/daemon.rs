@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::host::toml;
-use crate::host::toml::Loaded;
 use crate::router;
 use crate::run;
 use crate::run::Ended;
@@ -20,8 +19,7 @@ use super::config;
 use super::output;
 
 pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, without: Vec<String>) -> Exit {
-    let usable = toml::load(&path, credentials.as_ref()).and_then(Loaded::usable);
-    let usable = match usable {
+    let usable = match toml::usable(&path, credentials.as_ref()) {
         Ok(usable) => usable,
         Err(unusable) => return config::refuse(&unusable),
     };

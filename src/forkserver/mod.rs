@@ -155,7 +155,8 @@ async fn talk(
 ) -> io::Result<()> {
     let packets = Packets::connect(socket)?;
     let hello = tokio::time::timeout(SILENCE, packets.receive()).await;
-    let hello = hello.map_err(|_| io::Error::other("it has said nothing for 25 s"))??;
+    let silent = |_| io::Error::other(format!("it has said nothing for {} s", SILENCE.as_secs()));
+    let hello = hello.map_err(silent)??;
     let Some(hello) = hello else { return Ok(()) };
     tell(event(&hello)?);
     loop {

@@ -93,6 +93,14 @@ impl fmt::Display for Unusable {
     }
 }
 
+/// Reads a configuration to run with.
+///
+/// # Errors
+/// As [`load`] and [`Loaded::usable`].
+pub fn usable(path: &Path, credentials: Option<&OsString>) -> Result<Usable, Unusable> {
+    load(path, credentials).and_then(Loaded::usable)
+}
+
 /// Reads and checks a configuration; needs no daemon, virtualenv or database.
 ///
 /// `credentials` is the directory of systemd's credentials, where there is one.

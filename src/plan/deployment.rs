@@ -14,6 +14,7 @@ use crate::config::effective::Effective;
 use crate::config::secret::SecretSource;
 use crate::config::secret::SecretValues;
 use crate::render;
+use crate::render::FileSet;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
@@ -109,6 +110,14 @@ impl Deployment {
             secrets: secrets.clone(),
             credentials: parsed.files.iter().filter_map(|file| credential(&file.source)).collect(),
         }
+    }
+
+    /// Every file that its processes read.
+    pub fn render(&self) -> FileSet {
+        let files = |(name, image): (&UnitName, &Image)| {
+            render::files(&self.config, name, &image.settings, &image.log)
+        };
+        self.images.iter().flat_map(files).collect()
     }
 
     /// How many workers there are that do the same as this unit.

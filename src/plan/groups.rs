@@ -7,15 +7,13 @@ use toml::Value;
 
 use crate::config::Database;
 use crate::config::Redis;
+use crate::topology::MASTER;
 use crate::topology::UnitName;
 
 use super::concern::Concern;
 use super::deployment::Deployment;
 use super::matrix;
 use super::matrix::Effect;
-
-/// Main in all settings that name processes, `instance_map` excepted (1.163: `synapse/config/workers.py`).
-const MASTER: &str = "master";
 
 /// Most settings that a reason lists.
 const LISTED: usize = 3;

@@ -54,12 +54,16 @@ pub struct Documents {
 ///
 /// All of them are for Synapse's user alone: a homeserver.yaml may hold the password of the database.
 pub fn render(config: &Config, topology: &Topology, secrets: &SecretValues) -> FileSet {
-    let mut files = FileSet::new();
-    for (name, documents) in documents(config, topology, secrets) {
-        files.insert(homeserver_path(config, &name), file(&documents.settings));
-        files.insert(log_config_path(config, &name), file(&documents.log));
-    }
-    files
+    let documents = documents(config, topology, secrets);
+    documents
+        .iter()
+        .flat_map(|(name, Documents { settings, log })| files(config, name, settings, log))
+        .collect()
+}
+
+/// The files of one Synapse process, by the tables that they hold.
+pub fn files(config: &Config, unit: &UnitName, settings: &Table, log: &Table) -> [(PathBuf, File); 2] {
+    [(homeserver_path(config, unit), file(settings)), (log_config_path(config, unit), file(log))]
 }
 
 /// What every Synapse process reads, before it is written as YAML.

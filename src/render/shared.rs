@@ -14,6 +14,7 @@ use crate::config::secret::Secret;
 use crate::config::secret::SecretValues;
 use crate::config::units::UnitSettings;
 use crate::topology;
+use crate::topology::MASTER;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
@@ -23,9 +24,6 @@ use super::list;
 use super::path;
 use super::serves_media;
 use super::table;
-
-/// Main is `main` in `instance_map` and this everywhere else (`synapse/config/workers.py`).
-const MASTER: &str = "master";
 
 /// The settings of homeserver.yaml that every process has, whatever it is.
 pub(super) fn settings(config: &Config, topology: &Topology, secrets: &SecretValues) -> Table {

@@ -57,7 +57,7 @@ impl Births {
 
 impl Driver {
     pub(super) fn start(&mut self, life: Life) {
-        let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
+        let Some(unit) = self.running.topology.unit(&life.unit).cloned() else { return };
         tracing::info!("{} starts", life.unit);
         self.timeline.begins(&life.unit, clock::now());
         let started = if unit.role.is_synapse() {
@@ -72,7 +72,7 @@ impl Driver {
     }
 
     fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
-        if let Some(pid) = spawn::start(unit, &self.config, &self.around)? {
+        if let Some(pid) = spawn::start(unit, &self.running.config, &self.around)? {
             self.pids.insert(pid, life.clone());
         }
         self.await_ready(unit, life.clone());
@@ -88,12 +88,12 @@ impl Driver {
         let held = self.sockets.hold(unit, &self.around.users)?;
         if let Some(link) = &self.births.link {
             let (go, descriptors) = descriptors(&self.around, unit, held)?;
-            let process = spawn::describe(unit, &self.config, &self.around, held);
+            let process = spawn::describe(unit, &self.running.config, &self.around, held);
             link.fork(life.clone(), process, descriptors);
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
             return Ok(());
         }
-        let pid = spawn::execute(unit, &self.config, &self.around, held)?;
+        let pid = spawn::execute(unit, &self.running.config, &self.around, held)?;
         self.pids.insert(pid, life.clone());
         self.was_made(life, Made::Executed);
         Ok(())
@@ -164,12 +164,12 @@ impl Driver {
     fn asked_in_vain(&mut self, life: &Life) {
         match self.births.asked.remove(life) {
             Some((_, Some(_))) => {
-                let Some(unit) = self.topology.unit(&life.unit).cloned() else { return };
+                let Some(unit) = self.running.topology.unit(&life.unit).cloned() else { return };
                 let held = match self.sockets.hold(&unit, &self.around.users) {
                     Ok(held) => held,
                     Err(error) => return self.input(Input::StartFailed(life.clone(), error.to_string())),
                 };
-                match spawn::execute(&unit, &self.config, &self.around, held) {
+                match spawn::execute(&unit, &self.running.config, &self.around, held) {
                     Ok(pid) => {
                         self.pids.insert(pid, life.clone());
                         self.was_made(life, Made::Executed);
@@ -214,7 +214,7 @@ impl Driver {
 
     pub(super) fn signal(&mut self, life: &Life, ending: Ending) {
         self.timeline.leaves(&life.unit, clock::now());
-        let role = self.topology.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
+        let role = self.running.topology.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
         if let Some(pid) = self.pid(life) {
             if ending == Ending::Kill {
                 tracing::warn!("{} did not stop in time and is killed", life.unit);

@@ -35,8 +35,8 @@ impl Driver {
             })
         };
         let too_big = |(pid, life): (&i32, &crate::supervise::Life)| {
-            let unit = self.topology.unit(&life.unit)?;
-            let most = render::unit_settings(&self.config, unit).max_memory?;
+            let unit = self.running.topology.unit(&life.unit)?;
+            let most = render::unit_settings(&self.running.config, unit).max_memory?;
             let used = process::resident(*pid).filter(|used| *used > most)?;
             old(&unit.name).then(|| {
                 let mib = |bytes: u64| bytes >> 20;

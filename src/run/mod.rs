@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
-use crate::config::secret::SecretValues;
 use crate::control::Command;
 use crate::forkserver;
 use crate::forkserver::Event;
@@ -96,12 +94,9 @@ struct Driver {
     looked_at: Option<(String, Option<String>)>,
     /// What the processes run with.
     running: Deployment,
-    config: Arc<Config>,
     /// The TOML file, for reload.
     config_path: PathBuf,
-    topology: Topology,
     around: Surroundings,
-    secrets: SecretValues,
     /// The directory of systemd's credentials, where there is one.
     credentials: Option<OsString>,
     notify: NotifySocket,
@@ -137,8 +132,8 @@ impl Driver {
         mut commands: mpsc::Receiver<Command>,
     ) -> Ended {
         let begun = clock::now();
-        let give_up = begun.after(self.config.supervisor.dependency_timeout);
-        self.input(Input::Desire(specs(&self.topology, &self.around)));
+        let give_up = begun.after(self.running.config.supervisor.dependency_timeout);
+        self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
         let mut memory = tokio::time::interval(memory::INTERVAL);
         while !self.finished {
@@ -182,11 +177,11 @@ impl Driver {
     fn hear(&mut self) {
         for notice in self.notify.drain() {
             let Some(life) = self.pids.get(&notice.pid).cloned().filter(|_| notice.ready) else { continue };
-            let Some(unit) = self.topology.unit(&life.unit) else { continue };
+            let Some(unit) = self.running.topology.unit(&life.unit) else { continue };
             if let (true, Some(socket)) = (unit.role.is_synapse(), unit.private_socket.clone()) {
                 // The bootstrap says READY only when there is a connection; Synapse by itself says it before.
                 let plain = self.births.made.get(&unit.name) == Some(&Made::Plain);
-                let redis = plain && topology::uses_redis(&self.config);
+                let redis = plain && topology::uses_redis(&self.running.config);
                 let task = tokio::spawn(probe::synapse(life.clone(), socket, redis, self.news.clone()));
                 self.watch(&life, task);
             }
@@ -290,8 +285,8 @@ impl Driver {
             self.started = true;
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let addresses: Vec<String> =
-                self.config.listen.iter().map(|listen| listen.address.to_string()).collect();
-            tracing::info!("{} serves on {}", self.config.server_name, addresses.join(", "));
+                self.running.config.listen.iter().map(|listen| listen.address.to_string()).collect();
+            tracing::info!("{} serves on {}", self.running.config.server_name, addresses.join(", "));
         }
     }
 
@@ -314,7 +309,7 @@ impl Driver {
         let external = |unit: &&Unit| {
             matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
         };
-        self.topology.units.iter().filter(external).find(|unit| self.core.ready(&unit.name).is_none())
+        self.running.topology.units.iter().filter(external).find(|unit| self.core.ready(&unit.name).is_none())
     }
 
     fn give_up(&mut self) {
@@ -347,12 +342,12 @@ impl Driver {
             Role::Main | Role::Worker(_) => return,
             Role::ForkServer => return self.connect_fork_server(life),
             Role::Router => return self.connect_router(life),
-            Role::Postgres { .. } => (probe::Service::Postgres, self.config.database.password()),
-            Role::Redis { .. } => (probe::Service::Redis, self.config.redis.password()),
+            Role::Postgres { .. } => (probe::Service::Postgres, self.running.config.database.password()),
+            Role::Redis { .. } => (probe::Service::Redis, self.running.config.redis.password()),
         };
-        let password = source.map(|source| self.secrets.get(source).to_owned());
-        let probe =
-            probe::service(life.clone(), service, Arc::clone(&self.config), password, self.news.clone());
+        let password = source.map(|source| self.running.secrets.get(source).to_owned());
+        let (config, news) = (self.running.config.clone(), self.news.clone());
+        let probe = probe::service(life.clone(), service, config, password, news);
         let task = tokio::spawn(probe);
         self.watch(&life, task);
     }
@@ -372,7 +367,7 @@ impl Driver {
     fn connect_router(&mut self, life: Life) {
         let mut first = vec![self.table()];
         // A router that outlived its last connection may believe in processes that have ended since.
-        first.extend(self.topology.synapse().map(|unit| match self.core.ready(&unit.name) {
+        first.extend(self.running.topology.synapse().map(|unit| match self.core.ready(&unit.name) {
             Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
             None => ToRouter::Down { unit: unit.name.clone() },
         }));
@@ -381,11 +376,12 @@ impl Driver {
     }
 
     fn table(&self) -> ToRouter {
-        let listeners = self.config.listen.iter().map(|listen| ListenerSettings { admin: listen.admin });
+        let listeners =
+            self.running.config.listen.iter().map(|listen| ListenerSettings { admin: listen.admin });
         ToRouter::Table {
-            topology: self.topology.clone(),
+            topology: self.running.topology.clone(),
             listeners: listeners.collect(),
-            trusted_proxies: self.config.trusted_proxies.clone(),
+            trusted_proxies: self.running.config.trusted_proxies.clone(),
         }
     }
 

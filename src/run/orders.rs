@@ -61,8 +61,8 @@ impl Driver {
             Command::Status(reply) => {
                 let differs = self.differs();
                 let facts = report::Facts {
-                    config: &self.config,
-                    topology: &self.topology,
+                    config: &self.running.config,
+                    topology: &self.running.topology,
                     pids: &self.pids,
                     made: &self.births.made,
                     problems: &self.births.problems,
@@ -84,9 +84,9 @@ impl Driver {
     fn order(&mut self, verb: Verb, request: OrderRequest, news: mpsc::UnboundedSender<OrderNews>) {
         let mut units = request.units;
         if request.all {
-            units.extend(self.topology.synapse().map(|unit| unit.name.clone()));
+            units.extend(self.running.topology.synapse().map(|unit| unit.name.clone()));
         }
-        units.sort_by_key(|name| self.topology.units.iter().position(|unit| unit.name == *name));
+        units.sort_by_key(|name| self.running.topology.units.iter().position(|unit| unit.name == *name));
         units.dedup();
         let refuse = |message: String| {
             let _ = news.send(OrderNews::Answer(Answer::failed(message)));
@@ -119,7 +119,7 @@ impl Driver {
     }
 
     fn is_external(&self, name: &UnitName) -> bool {
-        self.topology.unit(name).is_some_and(|unit| {
+        self.running.topology.unit(name).is_some_and(|unit| {
             matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
         })
     }

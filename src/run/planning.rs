@@ -1,13 +1,9 @@
 //! What a reload of the configuration on disk would do, and whether it would do anything.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::path::Path;
 
 use crate::host::digest;
 use crate::host::toml;
-use crate::host::toml::Loaded;
-use crate::host::toml::Unusable;
 use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::plan::Deployment;
@@ -29,14 +25,10 @@ pub(super) fn deployment(usable: &Usable) -> Deployment {
     })
 }
 
-pub(super) fn load(path: &Path, credentials: Option<&OsString>) -> Result<Usable, Unusable> {
-    toml::load(path, credentials).and_then(Loaded::usable)
-}
-
 impl Driver {
     /// Compares the configuration on disk with what runs; changes nothing.
     pub(super) fn plan(&self) -> PlanReport {
-        let usable = match load(&self.config_path, self.credentials.as_ref()) {
+        let usable = match toml::usable(&self.config_path, self.credentials.as_ref()) {
             Ok(usable) => usable,
             Err(unusable) => return PlanReport::Unusable { message: unusable.to_string() },
         };

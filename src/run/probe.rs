@@ -1,7 +1,6 @@
 //! Is it ready? Asked until yes, by one task for each process.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
@@ -99,7 +98,7 @@ pub(super) enum Service {
 pub(super) async fn service(
     life: Life,
     which: Service,
-    config: Arc<Config>,
+    config: Config,
     password: Option<String>,
     news: mpsc::UnboundedSender<News>,
 ) {

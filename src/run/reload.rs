@@ -1,21 +1,17 @@
 //! The configuration, read again while everything runs.
 
-use std::sync::Arc;
-
 use nix::sys::signal::Signal;
 
 use crate::config::Config;
+use crate::host::toml;
 use crate::host::toml::Usable;
 use crate::plan::Kind;
 use crate::plan::Plan;
 use crate::plan::plan;
-use crate::render;
 use crate::supervise::Change;
 use crate::supervise::Input;
 use crate::supervise::Ticket;
 use crate::sys::process;
-use crate::topology::Topology;
-use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::Answer;
 
@@ -43,43 +39,25 @@ impl Driver {
         if self.stopping {
             return Err("synvisor is stopping".to_owned());
         }
-        let usable = planning::load(&self.config_path, self.credentials.as_ref());
+        let usable = toml::usable(&self.config_path, self.credentials.as_ref());
         let usable = usable.map_err(|problems| problems.to_string())?;
-        let running = planning::deployment(&usable);
-        let Usable { text, parsed, secrets, warnings } = usable;
-        let config = parsed.config;
-        let topology = Topology::of(&config);
-        let files = render::render(&config, &topology, &secrets);
+        let deployment = planning::deployment(&usable);
         let plan =
-            plan(&self.running, &running).map_err(|refusal| format!("nothing was changed: {refusal}"))?;
-        self.refuse(&plan, &config)?;
-        let (before, after) = (&self.topology.units, &topology.units);
-        let names = |these: &[Unit], others: &[Unit]| {
-            let of = these.iter().filter(|unit| !others.contains(unit)).map(|unit| unit.name.clone());
-            of.collect::<Vec<_>>()
-        };
-        let (enter, leave) = (names(after, before), names(before, after));
-        let listed = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
-        let (added, removed) = (listed(&enter), listed(&leave));
+            plan(&self.running, &deployment).map_err(|refusal| format!("nothing was changed: {refusal}"))?;
+        self.refuse(&plan, &deployment.config)?;
         let anew: Vec<UnitName> = anew(&plan).cloned().collect();
-        let told = (plan.router && anew.is_empty() && enter.is_empty() && leave.is_empty())
-            .then(|| "the router is told".to_owned());
-        let parts = [("starts", added), ("stops", removed), ("read their files anew:", listed(&anew))];
-        let parts = parts.into_iter().filter(|(_, units)| !units.is_empty());
-        let done: Vec<String> = parts.map(|(what, units)| format!("{what} {units}")).chain(told).collect();
-        let message = match (done.is_empty(), plan.is_empty()) {
-            (true, true) => "no change".to_owned(),
-            (true, false) => "applied; it concerns no process".to_owned(),
-            (false, _) => done.join("; "),
-        };
-        self.around.layout.write(&files, &self.around.users).map_err(|error| error.to_string())?;
-        (self.text, self.looked_at, self.running) = (text, None, running);
-        self.config = Arc::new(config);
-        self.secrets = secrets;
-        self.topology = topology;
+        let leave: Vec<UnitName> = plan.steps.iter().flat_map(|step| &step.leave).cloned().collect();
+        let stages: Vec<Vec<UnitName>> = plan.steps.iter().flat_map(|step| &step.stages).cloned().collect();
+        let message = done(&plan, &anew, &leave, &stages.concat());
+        let Usable { text, warnings, .. } = usable;
+        self.around
+            .layout
+            .write(&deployment.render(), &self.around.users)
+            .map_err(|error| error.to_string())?;
+        (self.text, self.looked_at, self.running) = (text, None, deployment);
         let table = self.table();
         self.tell(table);
-        self.core.set_policy(policy(&self.config));
+        self.core.set_policy(policy(&self.running.config));
         for unit in &anew {
             let pid = self.core.ready(unit).and_then(|life| self.pid(&life));
             if let Some(pid) = pid {
@@ -87,11 +65,10 @@ impl Driver {
                 let _ = process::signal(pid, Signal::SIGHUP);
             }
         }
-        let mut specs = specs(&self.topology, &self.around);
-        specs.retain(|spec| enter.contains(&spec.name));
+        let mut enter = specs(&self.running.topology, &self.around);
+        enter.retain(|spec| stages.iter().flatten().any(|unit| *unit == spec.name));
         self.tickets += 1;
-        let change = Change { leave, enter: specs, stages: vec![enter] };
-        self.input(Input::Change(Ticket(self.tickets), change));
+        self.input(Input::Change(Ticket(self.tickets), Change { leave, enter, stages }));
         Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
     }
 
@@ -102,7 +79,7 @@ impl Driver {
         let restarting = plan.steps.iter().filter(|step| matches!(step.kind, Kind::Together | Kind::Restart));
         let restarting: Vec<&str> =
             restarting.flat_map(|step| step.moves.keys()).map(UnitName::as_str).collect();
-        let why = if addresses(&self.config) != addresses(new) {
+        let why = if addresses(&self.running.config) != addresses(new) {
             "the router listens on other addresses".to_owned()
         } else if !restarting.is_empty() {
             format!("`synvisor plan` shows a restart of {}", restarting.join(", "))
@@ -123,4 +100,21 @@ impl Driver {
 /// Who reads its files anew.
 fn anew(plan: &Plan) -> impl Iterator<Item = &UnitName> {
     plan.steps.iter().filter(|step| step.kind == Kind::Hup).flat_map(|step| step.moves.keys())
+}
+
+/// What a reload that restarts nobody did.
+fn done(plan: &Plan, anew: &[UnitName], leave: &[UnitName], enter: &[UnitName]) -> String {
+    let listed = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
+    let parts = [("starts", enter), ("stops", leave), ("read their files anew:", anew)];
+    let parts = parts.into_iter().filter(|(_, units)| !units.is_empty());
+    let parts: Vec<String> = parts.map(|(what, units)| format!("{what} {}", listed(units))).collect();
+    if !parts.is_empty() {
+        parts.join("; ")
+    } else if plan.router {
+        "the router is told".to_owned()
+    } else if plan.is_empty() {
+        "no change".to_owned()
+    } else {
+        "applied; it concerns no process".to_owned()
+    }
 }

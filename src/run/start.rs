@@ -8,13 +8,11 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
 use crate::config::Config;
-use crate::config::secret::SecretValues;
 use crate::control;
 use crate::forkserver;
 use crate::host::database;
@@ -25,7 +23,6 @@ use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Deployment;
-use crate::render;
 use crate::supervise::Supervisor;
 use crate::sys::clock;
 use crate::sys::fs;
@@ -34,7 +31,6 @@ use crate::sys::notify::NotifySocket;
 use crate::sys::packet;
 use crate::sys::process;
 use crate::sys::socket;
-use crate::topology::Topology;
 
 use super::Driver;
 use super::Ended;
@@ -72,25 +68,23 @@ pub fn supervise(
     credentials: Option<OsString>,
     without: Vec<String>,
 ) -> Result<Ended, StartError> {
-    let (config, values) = (usable.parsed.config.clone(), usable.secrets.clone());
-    let users = Users::of(&config).map_err(StartError::Config)?;
-    let venv = venv::inspect(&config, users.synapse.as_ref()).map_err(StartError::Config)?;
-    let layout = Layout::of(&config);
+    let config = &usable.parsed.config;
+    let users = Users::of(config).map_err(StartError::Config)?;
+    let venv = venv::inspect(config, users.synapse.as_ref()).map_err(StartError::Config)?;
+    let layout = Layout::of(config);
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
-    drop(lock(&layout, &users, &config, false)?);
-    let listeners = listen(&config)?;
+    drop(lock(&layout, &users, config, false)?);
+    let listeners = listen(config)?;
 
     layout.make(&users).map_err(failed)?;
-    let Some(lock) = lock(&layout, &users, &config, true)? else {
+    let Some(lock) = lock(&layout, &users, config, true)? else {
         return Err(failed("the lock on the state directory was not made"));
     };
     let made =
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
     // Now that every secret is there.
     let running = planning::deployment(&usable);
-    let topology = Topology::of(&config);
-    let files = render::render(&config, &topology, &values);
-    layout.write(&files, &users).map_err(failed)?;
+    layout.write(&running.render(), &users).map_err(failed)?;
     layout.write(&forkserver::program(&layout.fork_server_program()), &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
         database::initialise_postgres(programs, &layout, users.synapse.as_ref())
@@ -101,16 +95,13 @@ pub fn supervise(
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let parts = Parts {
-        config,
         config_path,
         credentials,
-        topology,
         venv,
         users,
         layout,
         lock,
         listeners,
-        values,
         without,
         running,
         text: usable.text,
@@ -191,16 +182,13 @@ fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
 
 /// Everything that a supervisor is made of.
 struct Parts {
-    config: Config,
     config_path: PathBuf,
     credentials: Option<OsString>,
-    topology: Topology,
     venv: Venv,
     users: Users,
     layout: Layout,
     lock: fs::Lock,
     listeners: Vec<TcpListener>,
-    values: SecretValues,
     without: Vec<String>,
     running: Deployment,
     text: String,
@@ -227,16 +215,15 @@ impl Parts {
         let (commands_in, commands) = mpsc::channel(64);
         tokio::spawn(control.serve(self.layout.clone(), commands_in));
         let (news_in, news) = mpsc::unbounded_channel();
-        tracing::info!("{} units of {} start", self.topology.units.len(), self.config.server_name);
+        let config = &self.running.config;
+        tracing::info!("{} units of {} start", self.running.topology.units.len(), config.server_name);
         let driver = Driver {
-            core: Supervisor::new(policy(&self.config), clock::now().0 ^ u64::from(std::process::id())),
+            core: Supervisor::new(policy(config), clock::now().0 ^ u64::from(std::process::id())),
             notes: self.users.note.iter().cloned().collect(),
             text: self.text,
             looked_at: None,
             running: self.running,
-            config: Arc::new(self.config),
             config_path: self.config_path,
-            topology: self.topology,
             around: Surroundings {
                 layout: self.layout.clone(),
                 users: self.users,
@@ -247,7 +234,6 @@ impl Parts {
                 lock: self.lock,
                 without: self.without,
             },
-            secrets: self.values,
             credentials: self.credentials,
             notify,
             news: news_in,

@@ -37,11 +37,6 @@ pub struct NotifySocket {
 impl NotifySocket {
     /// Binds `path`, writable for `owner` alone.
     pub fn bind(path: &Path, owner: Option<&User>) -> io::Result<Self> {
-        if let Err(error) = std::fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
         let socket = bound(path, 0o600, owner, || UnixDatagram::bind(path))?;
         setsockopt(&socket, sockopt::PassCred, &true)?;
         Ok(Self { socket })

@@ -37,11 +37,6 @@ fn new_socket() -> io::Result<OwnedFd> {
 
 /// Binds a socket for our own user in place of whatever is at `path`, and listens.
 pub fn listen_packets(path: &Path) -> io::Result<OwnedFd> {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
     let listener = new_socket()?;
     let address = UnixAddr::new(path)?;
     bound(path, 0o600, None, || Ok(bind(listener.as_raw_fd(), &address)?))?;

@@ -21,15 +21,11 @@ pub fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Binds a Unix socket in place of whatever is at `path`; the caller knows that nobody listens there any more.
 pub fn listen_unix(path: &Path, mode: u32, owner: Option<&User>) -> io::Result<UnixListener> {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
     bound(path, mode, owner, || UnixListener::bind(path))
 }
 
-/// Binds a Unix socket that has its permission bits from the beginning, and gives it to `owner`.
+/// Binds a Unix socket in place of whatever is at `path`, with its permission bits from the beginning, and gives it to
+/// `owner`.
 ///
 /// Its directory may belong to the owner, who could put a link in its place: nothing here follows one.
 pub(super) fn bound<T>(
@@ -38,6 +34,11 @@ pub(super) fn bound<T>(
     owner: Option<&User>,
     bind: impl FnOnce() -> io::Result<T>,
 ) -> io::Result<T> {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
     let before = umask(Mode::from_bits_truncate(!mode & 0o777));
     let socket = bind();
     umask(before);

@@ -44,6 +44,9 @@ impl fmt::Display for UnitName {
     }
 }
 
+/// Main is `main` in `instance_map` and this wherever else Synapse names processes (1.163: `synapse/config/workers.py`).
+pub const MASTER: &str = "master";
+
 /// What a unit is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.deployment import Deployment, command_line, deployed, wait_for
+from tests.support.deployment import Deployment, command_line, deployed, over_unix_socket, wait_for
 
 WORKERS = "generic = 2\ntyping = 1"
 SYNAPSE = ("main", "generic-1", "generic-2", "typing-1")
@@ -84,9 +83,10 @@ def test_a_process_is_ready_only_when_it_is_connected_to_redis(home: Deployment)
         size = log.stat().st_size
         freezing = "Freezing all allocated objects"
         wait_for("the process to be up", lambda: True if freezing in log.read_text()[size:] else None)
-        # It has had time to be asked about its health.
-        time.sleep(1)
-        assert home.unit("generic-1")["state"] == "starting"
+        # Both have answered often enough for the supervisor to have asked, and heard, had it been told READY.
+        for _ in range(20):
+            assert over_unix_socket(home.run / "private" / "generic-1.sock", "GET", "/health")[0] == 200
+            assert home.unit("generic-1")["state"] == "starting"
     finally:
         os.kill(redis, signal.SIGCONT)
     wait_for("READY", lambda: True if home.unit("generic-1")["state"] == "ready" else None)

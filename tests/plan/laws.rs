@@ -20,21 +20,12 @@ use synvisor::plan::plan;
 use synvisor::topology::UnitName;
 
 use super::Machine;
+use super::random::Random;
 use super::world::World;
 use super::world::minds;
 use super::world::must_go_together;
 
 const SEEDS: u64 = 400;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: usize) -> usize {
-        // A linear congruential generator, Knuth's MMIX.
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(self.0 >> 33).unwrap() % n
-    }
-}
 
 /// A table of the TOML, and lines of which one or none stands in it.
 const KNOBS: [(&str, &[&str]); 25] = [

@@ -1,5 +1,8 @@
 //! Planned stops: who may finish, who is asked to come again, and when it is over.
 
+use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use synvisor::topology::UnitName;
@@ -10,10 +13,19 @@ use tokio::time::Instant;
 
 use super::harness::Harness;
 use super::harness::OK;
+use super::harness::Peer;
 use super::harness::TYPING;
 use super::harness::VERSIONS;
 use super::harness::accept;
 use super::harness::answer;
+
+/// A request that a process has, and has not answered: the client's end, and the process's.
+fn in_flight(harness: &mut Harness, process: &UnixListener) -> (Peer<TcpStream>, Peer<UnixStream>) {
+    let client = harness.request("GET", VERSIONS);
+    let mut server = accept(process);
+    server.head();
+    (client, server)
+}
 
 #[test]
 fn a_drain_is_over_when_the_last_request_is_answered() {
@@ -21,9 +33,7 @@ fn a_drain_is_over_when_the_last_request_is_answered() {
     let mut harness = Harness::new();
     let generic = harness.up("generic-1", 7);
     let main = harness.up("main", 1);
-    let mut slow = harness.request("GET", VERSIONS);
-    let mut server = accept(&generic);
-    server.head();
+    let (mut slow, mut server) = in_flight(&mut harness, &generic);
     let (unit, incarnation) = (UnitName::new("generic-1"), Incarnation(7));
     harness.tell(&ToRouter::Drain { unit: unit.clone(), incarnation });
     // Answered, so the drain has begun; and it is not over.
@@ -47,9 +57,7 @@ fn a_unit_that_is_configured_no_more_finishes_what_it_has() {
     let mut harness = Harness::new();
     let generic = harness.up("generic-1", 7);
     let main = harness.up("main", 1);
-    let mut slow = harness.request("GET", VERSIONS);
-    let mut server = accept(&generic);
-    server.head();
+    let (mut slow, mut server) = in_flight(&mut harness, &generic);
     let unit = UnitName::new("generic-1");
     harness.topology.units.retain(|other| other.name != unit);
     harness.table();
@@ -84,9 +92,7 @@ fn a_drain_that_is_asked_for_again_is_over_no_sooner() {
     // Mutation: a unit that drains forgotten at once: seen red (Drained comes before the table's answer).
     let mut harness = Harness::new();
     let generic = harness.up("generic-1", 7);
-    let mut slow = harness.request("GET", VERSIONS);
-    let mut server = accept(&generic);
-    server.head();
+    let (mut slow, mut server) = in_flight(&mut harness, &generic);
     let (unit, incarnation) = (UnitName::new("generic-1"), Incarnation(7));
     let drain = ToRouter::Drain { unit: unit.clone(), incarnation };
     harness.tell(&drain);
