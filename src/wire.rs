@@ -136,7 +136,7 @@ pub enum Made {
     Plain,
 }
 
-/// `GET /v1/plan`: what a reload of the configuration on disk would do.
+/// `GET /v1/plan`: what the configuration on disk would change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "result", rename_all = "snake_case")]
 pub enum PlanReport {

@@ -76,14 +76,14 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Say what a reload would do, unit by unit and in which order, and why; changes nothing. Exits with 3 if it would
-    /// do something.
+    /// Say what the configuration on disk would change, unit by unit and in which order, and why; changes nothing. Exits
+    /// with 3 if it would change something.
     Plan {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Read the configuration again; start and stop the workers that its counts ask for.
+    /// Read the configuration again and carry out what restarts nobody; refuse, for now, what needs a restart.
     Reload,
     /// Print what a unit wrote.
     Logs {

@@ -12,6 +12,7 @@ use crate::host::layout::Layout;
 use crate::supervise::Verb;
 use crate::sys::socket;
 use crate::sys::users;
+use crate::sys::users::User;
 use crate::wire::Answer;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
@@ -47,15 +48,14 @@ impl Control {
     /// # Errors
     /// Of the file system.
     pub fn bind(path: &Path) -> io::Result<Self> {
-        let listener = socket::listen_unix(path, 0o600, None)?;
-        listener.set_nonblocking(true)?;
         let group = users::group(GROUP);
-        if let Some(group) = group
-            && std::os::unix::fs::chown(path, None, Some(group)).is_ok()
-        {
-            use std::os::unix::fs::PermissionsExt;
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-        }
+        let shared = group.and_then(|gid| {
+            let owner = User { name: users::own_name(), uid: nix::unistd::geteuid().as_raw(), gid };
+            socket::listen_unix(path, 0o660, Some(&owner)).ok()
+        });
+        // Who may not give it to the group keeps it.
+        let listener = shared.map_or_else(|| socket::listen_unix(path, 0o600, None), Ok)?;
+        listener.set_nonblocking(true)?;
         Ok(Self { listener: UnixListener::from_std(listener)?, group })
     }
 

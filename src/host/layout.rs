@@ -142,9 +142,7 @@ impl Layout {
     /// Removes the sockets that processes left which did not end by themselves; none may run any more.
     pub fn remove_sockets(&self) -> Result<(), FsError> {
         for directory in ["client", "private", "postgres", "redis"] {
-            for path in fs::list(&self.run.join(directory))? {
-                fs::remove(&path)?;
-            }
+            fs::clear(&self.run.join(directory))?;
         }
         Ok(())
     }

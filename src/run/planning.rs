@@ -1,4 +1,4 @@
-//! What a reload of the configuration on disk would do, and whether it would do anything.
+//! What the configuration on disk would change of what runs.
 
 use std::collections::BTreeMap;
 
@@ -69,7 +69,7 @@ impl Driver {
                 Some(format!("{path} differs from what runs: `synvisor plan` says how"))
             }
             PlanReport::Refused { .. } => Some(format!(
-                "{path} differs from what runs in a way that a reload refuses: `synvisor plan` says why"
+                "{path} differs from what runs in what cannot change while it runs: `synvisor plan` says why"
             )),
             PlanReport::Unusable { .. } => Some(format!(
                 "{path} has mistakes, and what was read before runs on: `synvisor check` shows them"

@@ -9,6 +9,7 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::MetadataExt;
@@ -19,6 +20,8 @@ use std::path::PathBuf;
 
 use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
+use nix::unistd::UnlinkatFlags;
+use nix::unistd::unlinkat;
 
 use super::users::User;
 
@@ -131,6 +134,20 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Removes the files of a directory, which must not be a symbolic link.
+pub fn clear(path: &Path) -> Result<(), FsError> {
+    let clear = || -> io::Result<()> {
+        let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+        let directory = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        // By way of what was opened, whatever lies at the path by now.
+        for entry in std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
+            unlinkat(&directory, entry?.file_name().as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    };
+    clear().map_err(at("clear", path))
 }
 
 /// Opens a log file to append to; the descriptor goes to a child.
@@ -254,7 +271,7 @@ mod tests {
 
     #[test]
     fn links_are_not_followed_where_an_owner_could_have_put_them() {
-        // Mutation: O_NOFOLLOW left out of each of the three: seen red.
+        // Mutation: O_NOFOLLOW left out of each of the four: seen red.
         let dir = tempfile::tempdir().unwrap();
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
         let me = User {
@@ -265,6 +282,12 @@ mod tests {
         std::fs::create_dir(&target).unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
         directory(&link, 0o700, Some(&me)).unwrap_err();
+        let kept = target.join("kept");
+        replace(&kept, b"", 0o600, None).unwrap();
+        clear(&link).unwrap_err();
+        assert!(kept.exists());
+        clear(&target).unwrap();
+        assert!(!kept.exists());
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(target.join("file"), &link).unwrap();
         append(&link, Some(&me)).unwrap_err();

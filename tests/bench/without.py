@@ -1,4 +1,4 @@
-"""Shows that each mechanism of a gentle restart matters: the load test with it, and without it.
+"""What each mechanism of a gentle restart is for: the load test with it, and without it.
 
     target/venv/bin/python -m tests.bench.without [--mechanism MECHANISM]…
 
