@@ -153,6 +153,46 @@ pub enum PlanReport {
     Refused { message: String },
     /// The configuration has mistakes.
     Unusable { message: String },
+    /// What runs is changing at this moment.
+    Busy { message: String },
+}
+
+/// A configuration that was applied, or was to be: `GET /v1/generations` gives all that are kept, the oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    pub number: u64,
+    /// When it was begun: seconds since 1970-01-01 UTC.
+    pub at: u64,
+    /// Who asked for it, and how.
+    pub who: String,
+    /// What differs from the one before, a line each.
+    pub changes: Vec<String>,
+    pub result: GenerationResult,
+    /// Why it is not in force, where that needs a reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// What became of a [`Generation`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenerationResult {
+    /// It is under way, or the supervisor ended while it was.
+    Applying,
+    Applied,
+    /// The one before is in force again.
+    RolledBack,
+    /// Neither it nor the one before is in force as a whole.
+    Failed,
+}
+
+/// Body of `POST /v1/rollback`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Where to go back to; without it, to what was in force before.
+    #[serde(default)]
+    pub generation: Option<u64>,
 }
 
 /// Body of `POST /v1/start`, `/v1/stop` and `/v1/restart`.
@@ -200,6 +240,9 @@ pub struct Answer {
     pub ok: bool,
     /// What happened, and where `ok` is false what to do.
     pub message: String,
+    /// Whether the same would do later: something else is under way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub busy: bool,
     /// What an order did, unit by unit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<UnitSummary>,
@@ -207,10 +250,14 @@ pub struct Answer {
 
 impl Answer {
     pub fn done(message: impl Into<String>) -> Self {
-        Self { ok: true, message: message.into(), units: Vec::new() }
+        Self { ok: true, message: message.into(), busy: false, units: Vec::new() }
     }
 
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { ok: false, message: message.into(), units: Vec::new() }
+        Self { ok: false, message: message.into(), busy: false, units: Vec::new() }
+    }
+
+    pub fn busy(message: impl Into<String>) -> Self {
+        Self { busy: true, ..Self::failed(message) }
     }
 }

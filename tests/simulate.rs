@@ -122,7 +122,8 @@ impl World {
         }
         let lives = self.processes.keys().filter(|life| members.contains(&life.unit)).cloned().collect();
         let risen = self.stopped.clone();
-        self.change = Some(UnderWay { ticket, before: lives, stages: change.stages.clone(), risen });
+        self.change =
+            Some(UnderWay { ticket, before: lives, stages: change.stages.clone(), risen, all_down: false });
         self.tell(Input::Change(ticket, change));
     }
 

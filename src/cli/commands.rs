@@ -12,9 +12,11 @@ use crate::host::layout;
 use crate::host::toml;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::Generation;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::PlanReport;
+use crate::wire::RollbackRequest;
 use crate::wire::StatusReport;
 
 use super::Exit;
@@ -96,6 +98,10 @@ pub(super) fn plan(config: &Path, json: bool) -> Exit {
             if empty { Exit::Done } else { Exit::Changes }
         }
         PlanReport::Refused { message } => fail(&message),
+        PlanReport::Busy { message } => {
+            output::problem(message);
+            Exit::Busy
+        }
         PlanReport::Unusable { message } => {
             output::problems(&message);
             Exit::Config
@@ -105,6 +111,26 @@ pub(super) fn plan(config: &Path, json: bool) -> Exit {
 
 pub(super) fn reload(config: &Path) -> Exit {
     tell(config, "/v1/reload", &())
+}
+
+pub(super) fn rollback(config: &Path, generation: Option<u64>) -> Exit {
+    tell(config, "/v1/rollback", &RollbackRequest { generation })
+}
+
+pub(super) fn generations(config: &Path, json: bool) -> Exit {
+    let generations = match ask::<Vec<Generation>>(config, Method::GET, "/v1/generations", &()) {
+        Ok(generations) => generations,
+        Err(exit) => return exit,
+    };
+    if json {
+        match serde_json::to_string_pretty(&generations) {
+            Ok(text) => output::line(text),
+            Err(error) => return fail(&error.to_string()),
+        }
+    } else {
+        output::raw(output::generations(&generations).as_bytes());
+    }
+    Exit::Done
 }
 
 pub(super) fn logs(config: &Path, unit: &UnitName, lines: usize, follow: bool) -> Exit {
@@ -183,6 +209,10 @@ fn explain(error: ControlError, socket: &str) -> Exit {
                 "{socket} does not let you in: {why}\n  use root, synvisor's own user, or a member of the group synvisor"
             ));
             Exit::NotPermitted
+        }
+        ControlError::Busy(why) => {
+            output::problem(why);
+            Exit::Busy
         }
         ControlError::Refused(why) => fail(&why),
         ControlError::Broken(why) => fail(&format!("the conversation with the daemon broke off: {why}")),

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::host::toml;
 use crate::router;
 use crate::run;
 use crate::run::Ended;
@@ -18,13 +17,16 @@ use super::Exit;
 use super::config;
 use super::output;
 
-pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, without: Vec<String>) -> Exit {
-    let usable = match toml::usable(&path, credentials.as_ref()) {
-        Ok(usable) => usable,
+pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run::ForTests) -> Exit {
+    let chosen = match run::choose(&path, credentials.as_ref()) {
+        Ok(chosen) => chosen,
         Err(unusable) => return config::refuse(&unusable),
     };
-    output::problems(&usable.warnings);
-    match run::supervise(usable, path, credentials, without) {
+    output::problems(&chosen.usable.warnings);
+    if let Some(why) = &chosen.fallen_back {
+        output::problem(why);
+    }
+    match run::supervise(chosen, path, credentials, tests) {
         Ok(Ended::Stopped) => Exit::Done,
         Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),

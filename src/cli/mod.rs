@@ -7,6 +7,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::observe;
+use crate::run::ForTests;
 use crate::topology::UnitName;
 use crate::wire::OrderRequest;
 
@@ -54,6 +55,9 @@ enum Verb {
         /// Leave a mechanism out, to see in a test that it matters.
         #[arg(long, hide = true, value_parser = ["router", "child", "pool", "forkserver", "bootstrap"])]
         without: Vec<String>,
+        /// Die after so many moments of a change, to see in a test that the next start mends it.
+        #[arg(long, hide = true)]
+        milestones: Option<u64>,
     },
     /// Show every unit and how it is.
     Status {
@@ -83,8 +87,19 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Read the configuration again and carry out what restarts nobody; refuse, for now, what needs a restart.
+    /// Read the configuration again and carry out what `plan` shows, then wait until it is done. What fails is undone.
     Reload,
+    /// Go back to an earlier configuration and wait until that is done. The file on disk stays as it is.
+    Rollback {
+        /// Its number, as `generations` shows it; without one, the last that was applied before what runs.
+        generation: Option<u64>,
+    },
+    /// List the configurations that were applied, or were to be: when, by whom, what changed, what became of it.
+    Generations {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print what a unit wrote.
     Logs {
         /// Go on printing as it writes.
@@ -169,12 +184,13 @@ pub fn main() -> ExitCode {
     };
     let path = arguments.config;
     let exit = match arguments.verb {
-        Verb::Supervise { without } => {
+        Verb::Supervise { without, milestones } => {
             observe::start(
                 std::env::var("SYNVISOR_LOG").ok().as_deref(),
                 std::env::var("JOURNAL_STREAM").is_ok(),
             );
-            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"), without)
+            let tests = ForTests { without, milestones };
+            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"), tests)
         }
         Verb::Router(router) => {
             observe::start(None, false);
@@ -188,6 +204,8 @@ pub fn main() -> ExitCode {
         }
         Verb::Plan { json } => commands::plan(&path, json),
         Verb::Reload => commands::reload(&path),
+        Verb::Rollback { generation } => commands::rollback(&path, generation),
+        Verb::Generations { json } => commands::generations(&path, json),
         Verb::Logs { follow, lines, unit } => commands::logs(&path, &UnitName::new(unit), lines, follow),
         Verb::Route { method, target, user, token_file } => {
             routes::explain(&path, &method, &target, user.as_deref(), token_file.as_deref())

@@ -6,6 +6,8 @@ use std::fmt::Display;
 use std::io;
 use std::io::Write;
 
+use crate::wire::Generation;
+use crate::wire::GenerationResult;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
 use crate::wire::UnitReport;
@@ -99,6 +101,32 @@ pub(super) fn summary(summary: &UnitSummary) -> String {
         counts.taken_back,
         counts.cut
     )
+}
+
+/// The list of `generations`, the newest first.
+pub(super) fn generations(generations: &[Generation]) -> String {
+    let mut text = String::new();
+    for generation in generations.iter().rev() {
+        let Generation { number, at, who, changes, result, why } = generation;
+        let result = match result {
+            GenerationResult::Applying => "being applied",
+            GenerationResult::Applied => "applied",
+            GenerationResult::RolledBack => "rolled back",
+            GenerationResult::Failed => "failed",
+        };
+        text.push_str(&format!("{number:>4}  {}  {result:13}  {who}\n", moment(*at)));
+        let why = why.iter().flat_map(|why| why.lines().map(str::trim_start));
+        for line in changes.iter().map(String::as_str).chain(why) {
+            text.push_str(&format!("      {line}\n"));
+        }
+    }
+    text
+}
+
+/// Seconds since 1970 as date and time.
+fn moment(at: u64) -> String {
+    let at = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok()).unwrap_or_default();
+    at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// Milliseconds as a person says them.

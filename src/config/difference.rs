@@ -1,6 +1,7 @@
 //! What differs between two configurations, setting by setting, as it is shown to a person.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::Serialize;
 use toml::Table;
@@ -24,6 +25,16 @@ impl Difference {
     /// Something that differs and has no value to show.
     pub fn of(what: String) -> Self {
         Self { what, old: None, new: None }
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "not set".to_owned());
+        match (&self.old, &self.new) {
+            (None, None) => write!(f, "{} changed", self.what),
+            (old, new) => write!(f, "{} {} → {}", self.what, shown(old), shown(new)),
+        }
     }
 }
 

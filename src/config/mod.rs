@@ -86,8 +86,16 @@ impl Config {
             let table = root.get_ref().get(table)?.get_ref().as_table()?;
             Some(base.join(table.get(key)?.get_ref().as_str()?))
         };
-        let state_dir = || named("supervisor", "state_dir").unwrap_or_else(|| PathBuf::from(keys::STATE_DIR));
-        named("python", "venv").unwrap_or_else(|| state_dir().join(keys::VENV))
+        named("python", "venv").unwrap_or_else(|| Self::state_dir(text, base).join(keys::VENV))
+    }
+
+    /// The state directory that a text names, whatever else is wrong with it.
+    pub fn state_dir(text: &str, base: &Path) -> PathBuf {
+        let (root, _) = toml::de::DeTable::parse_recoverable(text);
+        let named =
+            root.get_ref().get("supervisor").and_then(|table| table.get_ref().as_table()?.get("state_dir"));
+        let named = named.and_then(|value| value.get_ref().as_str());
+        named.map_or_else(|| PathBuf::from(keys::STATE_DIR), |named| base.join(named))
     }
 
     /// The run directory that a text names, whatever else is wrong with it.

@@ -23,6 +23,8 @@ pub enum ControlError {
     /// Nobody listens on the socket.
     NotRunning,
     NotPermitted(String),
+    /// Something else is under way.
+    Busy(String),
     /// The supervisor refused, or could not.
     Refused(String),
     Broken(String),
@@ -72,9 +74,11 @@ pub async fn send(
         return Ok(response);
     }
     let text = response.into_body().collect().await.map_err(broken)?.to_bytes();
-    let said = serde_json::from_slice::<Answer>(&text).map_err(broken)?.message;
+    let Answer { message: said, busy, .. } = serde_json::from_slice(&text).map_err(broken)?;
     Err(if status == hyper::StatusCode::FORBIDDEN {
         ControlError::NotPermitted(said)
+    } else if busy {
+        ControlError::Busy(said)
     } else {
         ControlError::Refused(said)
     })

@@ -14,6 +14,7 @@ use crate::sys::socket;
 use crate::sys::users;
 use crate::sys::users::User;
 use crate::wire::Answer;
+use crate::wire::Generation;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::PlanReport;
@@ -32,7 +33,10 @@ pub enum Command {
     Status(oneshot::Sender<StatusReport>),
     Plan(oneshot::Sender<PlanReport>),
     Order(Verb, OrderRequest, mpsc::UnboundedSender<OrderNews>),
-    Reload(oneshot::Sender<Answer>),
+    /// Who asks comes first.
+    Reload(String, oneshot::Sender<Answer>),
+    Rollback(String, Option<u64>, oneshot::Sender<Answer>),
+    Generations(oneshot::Sender<Vec<Generation>>),
 }
 
 /// The bound socket.
@@ -64,8 +68,8 @@ impl Control {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let allowed = self.allows(&stream);
-                    tokio::spawn(serve::connection(stream, allowed, layout.clone(), commands.clone()));
+                    let who = self.allowed(&stream);
+                    tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
                 }
                 Err(error) => {
                     tracing::warn!("cannot accept on the control socket: {error}");
@@ -75,12 +79,13 @@ impl Control {
         }
     }
 
-    /// Root, our own user, and members of the group.
-    fn allows(&self, stream: &UnixStream) -> bool {
-        let Ok((uid, gid)) = socket::peer(stream) else { return false };
-        uid == 0
+    /// Root, our own user, and members of the group, by name; nobody else.
+    fn allowed(&self, stream: &UnixStream) -> Option<String> {
+        let (uid, gid) = socket::peer(stream).ok()?;
+        let allowed = uid == 0
             || uid == nix::unistd::geteuid().as_raw()
             || self.group == Some(gid)
-            || users::is_member(uid, GROUP)
+            || users::is_member(uid, GROUP);
+        allowed.then(|| users::name_of(uid).unwrap_or_else(|| format!("user {uid}")))
     }
 }

@@ -20,6 +20,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -30,6 +31,7 @@ use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::RollbackRequest;
 
 use super::Command;
 use super::logs;
@@ -56,14 +58,17 @@ impl hyper::body::Body for Pieces {
 
 pub(super) async fn connection(
     stream: UnixStream,
-    allowed: bool,
+    who: Option<String>,
     layout: Layout,
     commands: mpsc::Sender<Command>,
 ) {
     let service = service_fn(|request| {
-        let (layout, commands) = (layout.clone(), commands.clone());
+        let (layout, commands, who) = (layout.clone(), commands.clone(), who.clone());
         async move {
-            let response = if allowed { respond(request, &layout, &commands).await } else { forbidden() };
+            let response = match who {
+                Some(who) => respond(request, who, &layout, &commands).await,
+                None => forbidden(),
+            };
             Ok::<_, Infallible>(response)
         }
     });
@@ -76,6 +81,7 @@ pub(super) async fn connection(
 
 async fn respond(
     request: Request<Incoming>,
+    who: String,
     layout: &Layout,
     commands: &mpsc::Sender<Command>,
 ) -> Response<Body> {
@@ -90,7 +96,19 @@ async fn respond(
             Some(report) => json(StatusCode::OK, &report),
             None => stopping(),
         },
-        (&Method::POST, "/v1/reload") => answer(ask(commands, Command::Reload).await),
+        (&Method::GET, "/v1/generations") => match ask(commands, Command::Generations).await {
+            Some(generations) => json(StatusCode::OK, &generations),
+            None => stopping(),
+        },
+        (&Method::POST, "/v1/reload") => answer(ask(commands, |reply| Command::Reload(who, reply)).await),
+        (&Method::POST, "/v1/rollback") => {
+            match body::<RollbackRequest>(request, "{\"generation\": 3}").await {
+                Ok(RollbackRequest { generation }) => {
+                    answer(ask(commands, |reply| Command::Rollback(who, generation, reply)).await)
+                }
+                Err(refusal) => *refusal,
+            }
+        }
         (&Method::POST, "/v1/start") => order(request, Verb::Start, commands).await,
         (&Method::POST, "/v1/stop") => order(request, Verb::Stop, commands).await,
         (&Method::POST, "/v1/restart") => order(request, Verb::Restart { at_once: false }, commands).await,
@@ -100,27 +118,34 @@ async fn respond(
         }
         (
             _,
-            "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/reload" | "/v1/start" | "/v1/stop"
-            | "/v1/restart",
+            "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/generations" | "/v1/reload" | "/v1/rollback"
+            | "/v1/start" | "/v1/stop" | "/v1/restart",
         ) => failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders"),
         _ => failure(
             StatusCode::NOT_FOUND,
-            "there are GET /v1/status, /v1/plan, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, /v1/restart, /v1/reload",
+            "there are GET /v1/status, /v1/plan, /v1/generations, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, \
+             /v1/restart, /v1/reload, /v1/rollback",
         ),
     }
 }
 
+/// Reads a body of JSON, or says what one is like.
+async fn body<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    example: &str,
+) -> Result<T, Box<Response<Body>>> {
+    let refuse = |text: &str| Box::new(failure(StatusCode::BAD_REQUEST, text));
+    let collected = Limited::new(request.into_body(), LARGEST_BODY).collect().await;
+    let bytes = collected.map_err(|error| refuse(&error.to_string()))?.to_bytes();
+    serde_json::from_slice(&bytes)
+        .map_err(|error| refuse(&format!("the body must be like {example}: {error}")))
+}
+
 async fn order(request: Request<Incoming>, verb: Verb, commands: &mpsc::Sender<Command>) -> Response<Body> {
-    let body = match Limited::new(request.into_body(), LARGEST_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(error) => return failure(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    let request = match serde_json::from_slice::<OrderRequest>(&body) {
+    let request = match body::<OrderRequest>(request, "{\"units\": [\"generic-1\"]} or {\"all\": true}").await
+    {
         Ok(request) => request,
-        Err(error) => {
-            let expected = "the body must be like {\"units\": [\"generic-1\"]} or {\"all\": true}";
-            return failure(StatusCode::BAD_REQUEST, &format!("{expected}: {error}"));
-        }
+        Err(refusal) => return *refusal,
     };
     let verb = match verb {
         Verb::Restart { .. } => Verb::Restart { at_once: request.at_once },

@@ -30,11 +30,12 @@ use crate::wire::Incarnation;
 const SILENCE: Duration = Duration::from_secs(25);
 
 /// The directory that Python runs, file by file.
-const PROGRAM: [(&str, &str); 17] = [
+const PROGRAM: [(&str, &str); 18] = [
     ("__main__.py", include_str!("python/__main__.py")),
     ("synvisor/__init__.py", include_str!("python/synvisor/__init__.py")),
     ("synvisor/certificates.py", include_str!("python/synvisor/certificates.py")),
     ("synvisor/child.py", include_str!("python/synvisor/child.py")),
+    ("synvisor/configuration.py", include_str!("python/synvisor/configuration.py")),
     ("synvisor/doublefork.py", include_str!("python/synvisor/doublefork.py")),
     ("synvisor/graceful_stop.py", include_str!("python/synvisor/graceful_stop.py")),
     ("synvisor/inherited.py", include_str!("python/synvisor/inherited.py")),
@@ -50,6 +51,19 @@ const PROGRAM: [(&str, &str); 17] = [
     ("synvisor/twisted_reactor.py", include_str!("python/synvisor/twisted_reactor.py")),
 ];
 
+/// The module that has Synapse read the files that its arguments name.
+pub const CHECK: &str = "synvisor.configuration";
+
+/// What Synapse says of one file; [`CHECK`] prints one a line.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Verdict {
+    pub file: PathBuf,
+    /// What is wrong, in Synapse's words.
+    pub problem: Option<String>,
+    /// The setting that is meant, from the outermost key on, as far as Synapse tells.
+    pub path: Vec<String>,
+}
+
 /// The program as files below a directory; not writable for who runs it.
 pub fn program(directory: &Path) -> FileSet {
     let file = |(name, text): (&str, &str)| (directory.join(name), File { bytes: text.into(), mode: 0o440 });
@@ -60,7 +74,7 @@ pub fn program(directory: &Path) -> FileSet {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Process {
     pub unit: UnitName,
-    /// Module whose `main()` it is.
+    /// Module whose `main()` it is: one of Synapse's, or [`CHECK`].
     pub app: &'static str,
     pub arguments: Vec<String>,
     /// Paths of the listening sockets that it inherits, in the order of their descriptors.

@@ -80,6 +80,18 @@ impl Layout {
     pub fn config_file(&self, unit: &UnitName) -> PathBuf {
         self.state.join("config").join(format!("{unit}.yaml"))
     }
+    /// Configurations that Synapse reads on trial.
+    pub fn check(&self) -> PathBuf {
+        self.state.join("check")
+    }
+    /// Configurations that were applied, or were to be.
+    pub fn generations(&self) -> PathBuf {
+        Self::generations_below(&self.state)
+    }
+    /// The same where only the state directory is known.
+    pub fn generations_below(state: &Path) -> PathBuf {
+        state.join("generations")
+    }
     pub fn secrets(&self) -> PathBuf {
         self.state.join("secrets")
     }
@@ -114,6 +126,7 @@ impl Layout {
         let synapse = users.synapse.as_ref();
         fs::directory(&self.state, 0o750, synapse)?;
         for private in [
+            "check",
             "config",
             "forkserver",
             "forkserver/synvisor",
@@ -125,6 +138,7 @@ impl Layout {
         ] {
             fs::directory(&self.state.join(private), 0o700, synapse)?;
         }
+        fs::directory(&self.generations(), 0o700, None)?;
         fs::directory(&self.logs(), 0o750, synapse)?;
         // The router must reach `client`, so the way to it is open; every other entry is closed itself.
         fs::directory(&self.run, 0o755, synapse)?;

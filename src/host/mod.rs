@@ -2,6 +2,7 @@
 
 pub mod database;
 pub mod digest;
+pub mod generations;
 pub mod layout;
 pub mod secrets;
 pub mod servlets;

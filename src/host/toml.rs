@@ -109,15 +109,31 @@ pub fn usable(path: &Path, credentials: Option<&OsString>) -> Result<Usable, Unu
 /// The file cannot be read, or it has errors: all of them.
 pub fn load(path: &Path, credentials: Option<&OsString>) -> Result<Loaded, Unusable> {
     let (text, foreign) = read(path)?;
-    // Children and sockets must not depend on the directory that a command was given in.
-    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let base = whole.parent().unwrap_or(Path::new("/"));
     let document = Document { name: path.display().to_string(), text };
     if let Some(at) = foreign {
         let what = "this is not UTF-8, and TOML has no other encoding";
         let problem = Problem::error(at..at + 1, what, "save the file as UTF-8 in your editor");
         return Err(Unusable::Problems(document, vec![problem]));
     }
+    judge(document, path, credentials)
+}
+
+/// Checks a text that is kept elsewhere as if it stood in the file at `path`.
+///
+/// # Errors
+/// As [`load`] and [`Loaded::usable`].
+pub fn usable_as(
+    document: Document,
+    path: &Path,
+    credentials: Option<&OsString>,
+) -> Result<Usable, Unusable> {
+    judge(document, path, credentials).and_then(Loaded::usable)
+}
+
+fn judge(document: Document, path: &Path, credentials: Option<&OsString>) -> Result<Loaded, Unusable> {
+    // Children and sockets must not depend on the directory that a command was given in.
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = whole.parent().unwrap_or(Path::new("/"));
     let installed = settings::installed(&Config::venv(&document.text, base));
     let parsed = match Config::parse_for(&document.text, base, installed.as_ref()) {
         Ok(parsed) => parsed,

@@ -28,6 +28,36 @@ impl fmt::Display for Plan {
     }
 }
 
+impl Plan {
+    /// What carrying it out has done, on one line.
+    pub fn summary(&self) -> String {
+        let moves = || self.steps.iter().flat_map(|step| &step.moves);
+        let whom = |action: Action| -> Vec<UnitName> {
+            moves().filter(|(_, moved)| moved.action == action).map(|(name, _)| name.clone()).collect()
+        };
+        let parts = [
+            ("restarted", Action::Restart),
+            ("started", Action::Start),
+            ("stopped", Action::Stop),
+            ("read their files anew:", Action::Hup),
+        ];
+        let parts = parts.into_iter().map(|(word, action)| (word, whom(action)));
+        let parts: Vec<String> = parts
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(word, names)| format!("{word} {}", compressed(&names)))
+            .collect();
+        if !parts.is_empty() {
+            parts.join("; ")
+        } else if self.router {
+            "the router was told".to_owned()
+        } else if self.is_empty() {
+            "no change".to_owned()
+        } else {
+            "applied; it concerns no process".to_owned()
+        }
+    }
+}
+
 fn changes(changes: &[Difference]) -> String {
     let width = changes.iter().map(|change| change.what.chars().count()).max().unwrap_or(0).min(LABEL);
     let line = |change: &Difference| match (&change.old, &change.new) {
@@ -175,7 +205,7 @@ fn rest(plan: &Plan) -> String {
 }
 
 /// Names with consecutive numbers as `generic-1 to generic-4`, main first.
-fn compressed(names: &[UnitName]) -> String {
+pub fn compressed(names: &[UnitName]) -> String {
     let mut runs: Vec<Vec<&UnitName>> = Vec::new();
     let numbered = |name: &UnitName| {
         let (kind, number) = name.as_str().rsplit_once('-')?;

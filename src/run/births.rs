@@ -4,6 +4,7 @@
 //! documentation has it where the bootstrap does not recognise this Synapse.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use nix::fcntl::OFlag;
 
 use crate::forkserver::Event;
 use crate::forkserver::Link;
+use crate::plan::Deployment;
 use crate::supervise::Ending;
 use crate::supervise::Exit;
 use crate::supervise::Input;
@@ -57,7 +59,7 @@ impl Births {
 
 impl Driver {
     pub(super) fn start(&mut self, life: Life) {
-        let Some(unit) = self.running.topology.unit(&life.unit).cloned() else { return };
+        let Some(unit) = self.unit(&life.unit).cloned() else { return };
         tracing::info!("{} starts", life.unit);
         self.timeline.begins(&life.unit, clock::now());
         let started = if unit.role.is_synapse() {
@@ -72,7 +74,7 @@ impl Driver {
     }
 
     fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
-        if let Some(pid) = spawn::start(unit, &self.running.config, &self.around)? {
+        if let Some(pid) = spawn::start(unit, self.image(&unit.name), &self.running.config, &self.around)? {
             self.pids.insert(pid, life.clone());
         }
         self.await_ready(unit, life.clone());
@@ -87,15 +89,38 @@ impl Driver {
         }
         let held = self.sockets.hold(unit, &self.around.users)?;
         if let Some(link) = &self.births.link {
-            let (go, descriptors) = descriptors(&self.around, unit, held)?;
-            let process = spawn::describe(unit, &self.running.config, &self.around, held);
+            let image = self.running.images.get(&unit.name);
+            let (go, descriptors) = descriptors(&self.around, self.around.output(unit)?, held)?;
+            let process = spawn::describe(unit, image, &self.running.config, &self.around, held);
             link.fork(life.clone(), process, descriptors);
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
             return Ok(());
         }
-        let pid = spawn::execute(unit, &self.running.config, &self.around, held)?;
+        let image = self.running.images.get(&unit.name);
+        let pid = spawn::execute(unit, image, &self.running.config, &self.around, held)?;
         self.pids.insert(pid, life.clone());
         self.was_made(life, Made::Executed);
+        Ok(())
+    }
+
+    /// Starts a process that has Synapse read these files; what it says goes to `output`.
+    pub(super) fn start_trial(
+        &mut self,
+        life: &Life,
+        files: Vec<String>,
+        target: &Deployment,
+        output: &File,
+    ) -> io::Result<()> {
+        let same = target.config.python == self.running.config.python
+            && target.synapse_version == self.running.synapse_version;
+        if let (Some(link), true) = (&self.births.link, same) {
+            let (go, descriptors) = descriptors(&self.around, output.try_clone()?, &[])?;
+            link.fork(life.clone(), spawn::trial(files, &self.around), descriptors);
+            self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
+        } else {
+            let pid = spawn::execute_trial(files, &target.config, output, &self.around)?;
+            self.pids.insert(pid, life.clone());
+        }
         Ok(())
     }
 
@@ -164,12 +189,16 @@ impl Driver {
     fn asked_in_vain(&mut self, life: &Life) {
         match self.births.asked.remove(life) {
             Some((_, Some(_))) => {
-                let Some(unit) = self.running.topology.unit(&life.unit).cloned() else { return };
+                if self.is_trial(life) {
+                    return self.tried(life, None);
+                }
+                let Some(unit) = self.unit(&life.unit).cloned() else { return };
                 let held = match self.sockets.hold(&unit, &self.around.users) {
                     Ok(held) => held,
                     Err(error) => return self.input(Input::StartFailed(life.clone(), error.to_string())),
                 };
-                match spawn::execute(&unit, &self.running.config, &self.around, held) {
+                let image = self.running.images.get(&unit.name);
+                match spawn::execute(&unit, image, &self.running.config, &self.around, held) {
                     Ok(pid) => {
                         self.pids.insert(pid, life.clone());
                         self.was_made(life, Made::Executed);
@@ -188,10 +217,15 @@ impl Driver {
     fn forked(&mut self, life: Life, pid: i32) {
         let Some((_, go)) = self.births.asked.remove(&life) else { return };
         if process::parent(pid) != Some(std::process::id().cast_signed()) {
+            if self.is_trial(&life) {
+                return self.tried(&life, None);
+            }
             return self.input(Input::StartFailed(life, "its process ended before it began".to_owned()));
         }
         self.pids.insert(pid, life.clone());
-        self.was_made(&life, Made::Forked);
+        if !self.is_trial(&life) {
+            self.was_made(&life, Made::Forked);
+        }
         // Only now that its end would be understood may it begin; without the word it ends by itself.
         if let Some(go) = go {
             let _ = nix::unistd::write(&go, b"g");
@@ -214,7 +248,7 @@ impl Driver {
 
     pub(super) fn signal(&mut self, life: &Life, ending: Ending) {
         self.timeline.leaves(&life.unit, clock::now());
-        let role = self.running.topology.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
+        let role = self.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
         if let Some(pid) = self.pid(life) {
             if ending == Ending::Kill {
                 tracing::warn!("{} did not stop in time and is killed", life.unit);
@@ -234,12 +268,12 @@ impl Driver {
 /// What a forked process gets, and the other end of the pipe at which it waits.
 fn descriptors(
     around: &spawn::Surroundings,
-    unit: &Unit,
+    output: File,
     held: &[Held],
 ) -> io::Result<(OwnedFd, Vec<OwnedFd>)> {
     let (waits, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let lock = around.lock.as_fd().try_clone_to_owned()?;
-    let mut descriptors = vec![OwnedFd::from(around.output(unit)?), waits, lock];
+    let mut descriptors = vec![OwnedFd::from(output), waits, lock];
     for Held { listener, .. } in held {
         descriptors.push(listener.as_fd().try_clone_to_owned()?);
     }

@@ -13,7 +13,9 @@ use crate::config::Config;
 use crate::control::Command;
 use crate::forkserver;
 use crate::forkserver::Event;
+use crate::host::generations::Generations;
 use crate::plan::Deployment;
+use crate::plan::Image;
 use crate::supervise::Effect;
 use crate::supervise::Exit;
 use crate::supervise::Input;
@@ -33,11 +35,14 @@ use crate::topology::Topology;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::FromRouter;
+use crate::wire::GenerationResult;
 use crate::wire::ListenerSettings;
 use crate::wire::Made;
 use crate::wire::ToRouter;
 
+mod apply;
 mod births;
+mod chosen;
 mod link;
 mod memory;
 mod orders;
@@ -51,13 +56,19 @@ mod sockets;
 mod spawn;
 mod start;
 mod timeline;
+mod trial;
 
+pub use chosen::Chosen;
+pub use chosen::choose;
+pub use start::ForTests;
 pub use start::StartError;
 pub use start::supervise;
 
 use births::Births;
 use link::Link;
 use orders::Orders;
+use reload::Asked;
+use reload::UnderWay;
 use sockets::Sockets;
 use spawn::Surroundings;
 use timeline::Timeline;
@@ -94,6 +105,17 @@ struct Driver {
     looked_at: Option<(String, Option<String>)>,
     /// What the processes run with.
     running: Deployment,
+    /// Units that the configuration has no more, until they are gone.
+    leaving: BTreeMap<UnitName, Unit>,
+    generations: Generations,
+    /// A generation that counts as applied once the homeserver serves.
+    unproven: Option<u64>,
+    /// Why it is not the TOML on disk that runs, if that was so from the start.
+    fallen_back: Option<String>,
+    /// A change of the configuration.
+    under_way: Option<UnderWay>,
+    /// How often Synapse was asked to read files on trial.
+    trials: u64,
     /// The TOML file, for reload.
     config_path: PathBuf,
     around: Surroundings,
@@ -146,7 +168,7 @@ impl Driver {
                 signal = signals.next() => match signal {
                     signals::Received::Child => self.reap(),
                     signals::Received::Stop => self.stop(),
-                    signals::Received::Reload => { let _ = self.reload(); }
+                    signals::Received::Reload => self.reload(Asked::new("reload by SIGHUP".to_owned(), None)),
                 },
                 Some(news) = news.recv() => self.learn(news),
                 Some(command) = commands.recv() => self.command(command),
@@ -156,6 +178,7 @@ impl Driver {
                 }
                 () = until(services_due) => self.give_up(),
                 () = until(self.births.overdue()) => self.fork_server_hangs(),
+                () = until(self.change_overdue()) => self.change_hangs(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = STARTING_NOTICE * 3;
@@ -177,7 +200,10 @@ impl Driver {
     fn hear(&mut self) {
         for notice in self.notify.drain() {
             let Some(life) = self.pids.get(&notice.pid).cloned().filter(|_| notice.ready) else { continue };
-            let Some(unit) = self.running.topology.unit(&life.unit) else { continue };
+            if self.has_read(&life) || self.core.ready(&life.unit).as_ref() == Some(&life) {
+                continue;
+            }
+            let Some(unit) = self.unit(&life.unit) else { continue };
             if let (true, Some(socket)) = (unit.role.is_synapse(), unit.private_socket.clone()) {
                 // The bootstrap says READY only when there is a connection; Synapse by itself says it before.
                 let plain = self.births.made.get(&unit.name) == Some(&Made::Plain);
@@ -193,6 +219,10 @@ impl Driver {
         self.hear();
         while let Some((pid, exit)) = process::reap() {
             let Some(life) = self.pids.remove(&pid) else { continue };
+            if self.is_trial(&life) {
+                self.tried(&life, Some(exit));
+                continue;
+            }
             self.unwatch(&life);
             self.draining.remove(&life);
             self.timeline.ended(&life.unit, clock::now());
@@ -213,7 +243,8 @@ impl Driver {
                 tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
             }
             self.learn_from_exit(&life, exit, detail.as_deref());
-            self.input(Input::Exited { life, exit, detail });
+            self.input(Input::Exited { life: life.clone(), exit, detail });
+            self.did_not_read(&life, exit);
         }
     }
 
@@ -283,6 +314,9 @@ impl Driver {
         let ready = |name: UnitName| self.core.ready(&name).is_some();
         if !self.started && ready(UnitName::main()) && ready(UnitName::router()) {
             self.started = true;
+            if let Some(number) = self.unproven.take() {
+                self.settle(number, GenerationResult::Applied, None);
+            }
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let addresses: Vec<String> =
                 self.running.config.listen.iter().map(|listen| listen.address.to_string()).collect();
@@ -297,6 +331,7 @@ impl Driver {
         tracing::info!("stopping");
         self.stopping = true;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.abandon();
         self.input(Input::Shutdown);
     }
 
@@ -327,10 +362,17 @@ impl Driver {
                 Effect::Admit(Life { unit, incarnation }) => self.tell(ToRouter::Up { unit, incarnation }),
                 Effect::Withdraw(unit) => self.tell(ToRouter::Down { unit }),
                 Effect::Drain(life) => self.drain(life),
-                Effect::Reply(ticket, outcome) => self.reply(ticket, outcome),
+                Effect::Reply(ticket, outcome) => {
+                    self.reply(ticket, outcome.clone());
+                    self.changed(ticket, outcome);
+                }
+                Effect::AllDown(ticket) => self.all_down(ticket),
                 Effect::Forget(unit) => self.forget(&unit),
                 Effect::Unlisten(unit) => self.sockets.release(&unit),
-                Effect::Reached(ticket, unit) => self.reached(ticket, unit),
+                Effect::Reached(ticket, unit) => {
+                    self.wait_longer(ticket);
+                    self.reached(ticket, unit);
+                }
                 Effect::Finished => self.finished = true,
             }
         }
@@ -412,6 +454,16 @@ impl Driver {
             tracing::warn!("{error}");
         }
         self.sockets.release(unit);
+        self.leaving.remove(unit);
+    }
+
+    /// A unit that is configured, or on its way out.
+    fn unit(&self, name: &UnitName) -> Option<&Unit> {
+        self.running.topology.unit(name).or_else(|| self.leaving.get(name))
+    }
+
+    fn image(&self, name: &UnitName) -> Option<&Image> {
+        self.running.images.get(name)
     }
 }
 

@@ -20,6 +20,7 @@ use crate::wire::ToRouter;
 use crate::wire::UnitSummary;
 
 use super::Driver;
+use super::reload::Asked;
 use super::report;
 
 /// An order that is being carried out.
@@ -67,7 +68,14 @@ impl Driver {
                     made: &self.births.made,
                     problems: &self.births.problems,
                     troubles: &self.troubles,
-                    notes: self.notes.iter().cloned().chain(differs).collect(),
+                    notes: self
+                        .notes
+                        .iter()
+                        .chain(&self.fallen_back)
+                        .cloned()
+                        .chain(self.what_is_under_way())
+                        .chain(differs)
+                        .collect(),
                     started: self.started,
                     stopping: self.stopping,
                     now: clock::now(),
@@ -75,8 +83,14 @@ impl Driver {
                 let _ = reply.send(report::report(self.core.status(), &facts));
             }
             Command::Order(verb, request, news) => self.order(verb, request, news),
-            Command::Reload(reply) => {
-                let _ = reply.send(self.reload());
+            Command::Reload(who, reply) => {
+                self.reload(Asked::new(format!("reload by {who}"), Some(reply)));
+            }
+            Command::Rollback(who, to, reply) => {
+                self.roll_back(to, Asked::new(format!("rollback by {who}"), Some(reply)));
+            }
+            Command::Generations(reply) => {
+                let _ = reply.send(self.generations.list());
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::sys::fs;
 use crate::wire::PlanReport;
 
 use super::Driver;
+use super::reload::UnderWay;
 
 /// What a configuration asks for, with the files that its settings name as they are now.
 pub(super) fn deployment(usable: &Usable) -> Deployment {
@@ -28,6 +29,10 @@ pub(super) fn deployment(usable: &Usable) -> Deployment {
 impl Driver {
     /// Compares the configuration on disk with what runs; changes nothing.
     pub(super) fn plan(&self) -> PlanReport {
+        if let Some(UnderWay::Applying(applying)) = &self.under_way {
+            let message = format!("{}\n  ask again when it is done", applying.describe());
+            return PlanReport::Busy { message };
+        }
         let usable = match toml::usable(&self.config_path, self.credentials.as_ref()) {
             Ok(usable) => usable,
             Err(unusable) => return PlanReport::Unusable { message: unusable.to_string() },
@@ -51,7 +56,7 @@ impl Driver {
                 self.config_path.display()
             ));
         };
-        if text == self.text {
+        if text == self.text || self.fallen_back.is_some() {
             return None;
         }
         // A plan takes a while, and many ask for the status again and again.
@@ -71,6 +76,7 @@ impl Driver {
             PlanReport::Refused { .. } => Some(format!(
                 "{path} differs from what runs in what cannot change while it runs: `synvisor plan` says why"
             )),
+            PlanReport::Busy { .. } => None,
             PlanReport::Unusable { .. } => Some(format!(
                 "{path} has mistakes, and what was read before runs on: `synvisor check` shows them"
             )),

@@ -1,120 +1,241 @@
-//! The configuration, read again while everything runs.
+//! A change of what runs: asked for, looked at from all sides, and only then begun.
 
-use nix::sys::signal::Signal;
+use nix::time::ClockId;
+use nix::time::clock_gettime;
+use sd_notify::NotifyState;
+use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::host::toml;
+use crate::host::toml::Document;
 use crate::host::toml::Usable;
-use crate::plan::Kind;
+use crate::plan::Deployment;
 use crate::plan::Plan;
 use crate::plan::plan;
-use crate::supervise::Change;
-use crate::supervise::Input;
-use crate::supervise::Ticket;
-use crate::sys::process;
-use crate::topology::UnitName;
+use crate::supervise::Time;
 use crate::wire::Answer;
+use crate::wire::GenerationResult;
 
 use super::Driver;
+use super::apply::Applying;
 use super::planning;
-use super::policy;
-use super::specs;
+use super::trial::Trial;
 
-impl Driver {
-    /// Reads the TOML again and carries out what needs no restart: units that are added and removed, files that are read
-    /// anew on SIGHUP, and what the router and the supervisor go by.
-    ///
-    /// A change that asks for a restart is refused as a whole: to apply it to some and not to others could make two
-    /// processes believe that they own the same work.
-    pub(super) fn reload(&mut self) -> Answer {
-        let answer = match self.reread() {
-            Ok(message) => Answer::done(message),
-            Err(message) => Answer::failed(message),
-        };
-        tracing::info!("reload: {}", answer.message);
-        answer
+/// Who wants a change, and where the answer goes.
+pub(super) struct Asked {
+    /// As `generations` shows it.
+    pub(super) who: String,
+    /// Whom the answer is for; a signal has nobody.
+    pub(super) reply: Option<oneshot::Sender<Answer>>,
+    /// Whether systemd was told that a reload has begun.
+    announced: bool,
+}
+
+/// A change that may be made.
+pub(super) struct Prepared {
+    pub(super) asked: Asked,
+    /// What the text is called in messages.
+    pub(super) name: String,
+    pub(super) text: String,
+    pub(super) warnings: String,
+    pub(super) target: Deployment,
+    pub(super) plan: Plan,
+    /// The generation that a rollback returns to.
+    pub(super) back_to: Option<u64>,
+}
+
+/// What happens to the configuration at this moment.
+pub(super) enum UnderWay {
+    Trial(Trial),
+    Applying(Box<Applying>),
+}
+
+impl Asked {
+    pub(super) const fn new(who: String, reply: Option<oneshot::Sender<Answer>>) -> Self {
+        Self { who, reply, announced: false }
     }
 
-    fn reread(&mut self) -> Result<String, String> {
-        if self.stopping {
-            return Err("synvisor is stopping".to_owned());
+    /// Tells systemd that a reload begins; the answer will tell it of the end.
+    fn announce(&mut self) {
+        self.announced = true;
+        let microseconds = clock_gettime(ClockId::CLOCK_MONOTONIC)
+            .map(|now| i128::from(now.tv_sec()) * 1_000_000 + i128::from(now.tv_nsec()) / 1_000);
+        if let Ok(microseconds) = microseconds {
+            let _ = sd_notify::notify(&[NotifyState::Reloading, NotifyState::MonotonicUsec(microseconds)]);
         }
+    }
+
+    pub(super) fn fail(self, why: impl Into<String>) {
+        self.answer(Answer::failed(why));
+    }
+
+    pub(super) fn answer(self, answer: Answer) {
+        let first = answer.message.lines().next().unwrap_or_default();
+        if answer.ok {
+            tracing::info!("{}: {first}", self.who);
+        } else {
+            tracing::warn!("{} failed: {}", self.who, answer.message);
+        }
+        if self.announced {
+            let status = if answer.ok {
+                format!("last change: {first}")
+            } else {
+                format!("last change failed: {first}")
+            };
+            let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        }
+        if let Some(reply) = self.reply {
+            // Who asked may have left.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+impl Driver {
+    /// Reads the TOML again and changes what runs to what it says.
+    pub(super) fn reload(&mut self, asked: Asked) {
+        let Some(asked) = self.admit(asked) else { return };
         let usable = toml::usable(&self.config_path, self.credentials.as_ref());
-        let usable = usable.map_err(|problems| problems.to_string())?;
-        let deployment = planning::deployment(&usable);
-        let plan =
-            plan(&self.running, &deployment).map_err(|refusal| format!("nothing was changed: {refusal}"))?;
-        self.refuse(&plan, &deployment.config)?;
-        let anew: Vec<UnitName> = anew(&plan).cloned().collect();
-        let leave: Vec<UnitName> = plan.steps.iter().flat_map(|step| &step.leave).cloned().collect();
-        let stages: Vec<Vec<UnitName>> = plan.steps.iter().flat_map(|step| &step.stages).cloned().collect();
-        let message = done(&plan, &anew, &leave, &stages.concat());
-        let Usable { text, warnings, .. } = usable;
-        self.around
-            .layout
-            .write(&deployment.render(), &self.around.users)
-            .map_err(|error| error.to_string())?;
-        (self.text, self.looked_at, self.running) = (text, None, deployment);
-        let table = self.table();
-        self.tell(table);
-        self.core.set_policy(policy(&self.running.config));
-        for unit in &anew {
-            let pid = self.core.ready(unit).and_then(|life| self.pid(&life));
-            if let Some(pid) = pid {
-                // One that has ended this moment reads them when it starts.
-                let _ = process::signal(pid, Signal::SIGHUP);
-            }
+        let name = self.config_path.display().to_string();
+        match usable {
+            Ok(usable) => self.consider(asked, name, usable, None),
+            Err(problems) => asked.fail(problems.to_string()),
         }
-        let mut enter = specs(&self.running.topology, &self.around);
-        enter.retain(|spec| stages.iter().flatten().any(|unit| *unit == spec.name));
-        self.tickets += 1;
-        self.input(Input::Change(Ticket(self.tickets), Change { leave, enter, stages }));
-        Ok(if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) })
+    }
+
+    /// Changes what runs to what an earlier generation says; without a number, to the one before.
+    pub(super) fn roll_back(&mut self, number: Option<u64>, asked: Asked) {
+        let Some(mut asked) = self.admit(asked) else { return };
+        let number = match number.map_or_else(|| self.before(), Ok) {
+            Ok(number) => number,
+            Err(why) => return asked.fail(why),
+        };
+        let Ok(text) = self.generations.text(number) else {
+            return asked.fail(format!(
+                "there is no generation {number}\n  `synvisor generations` lists those that are kept"
+            ));
+        };
+        asked.who = format!("{} to {number}", asked.who);
+        let name = format!("generation {number}");
+        let document = Document { name: name.clone(), text };
+        match toml::usable_as(document, &self.config_path, self.credentials.as_ref()) {
+            Ok(usable) => self.consider(asked, name, usable, Some(number)),
+            Err(problems) => asked.fail(problems.to_string()),
+        }
+    }
+
+    /// The newest generation that was applied and says something else than what runs.
+    fn before(&self) -> Result<u64, String> {
+        let all = self.generations.list();
+        let mut applied =
+            all.iter().rev().filter(|generation| generation.result == GenerationResult::Applied);
+        let other = |number: u64| self.generations.text(number).is_ok_and(|text| text != self.text);
+        applied.find(|generation| other(generation.number)).map(|generation| generation.number).ok_or_else(
+            || {
+                "there is no generation before this one\n  `synvisor generations` lists those that are kept"
+                    .to_owned()
+            },
+        )
+    }
+
+    /// Answers at once where no change can begin now.
+    fn admit(&mut self, mut asked: Asked) -> Option<Asked> {
+        if self.stopping {
+            asked.fail("nothing was changed: synvisor is stopping");
+            return None;
+        }
+        if let Some(what) = self.what_is_under_way() {
+            asked.answer(Answer::busy(format!("nothing was changed: {what}\n  try again when it is done")));
+            return None;
+        }
+        if self.started {
+            asked.announce();
+        }
+        Some(asked)
+    }
+
+    /// A sentence for `status` and for who comes in between.
+    pub(super) fn what_is_under_way(&self) -> Option<String> {
+        match &self.under_way {
+            None => None,
+            Some(UnderWay::Trial(trial)) => Some(format!(
+                "{} is under way: Synapse reads its new configuration",
+                trial.prepared.asked.who
+            )),
+            Some(UnderWay::Applying(applying)) => Some(applying.describe()),
+        }
+    }
+
+    fn consider(&mut self, asked: Asked, name: String, usable: Usable, back_to: Option<u64>) {
+        let target = planning::deployment(&usable);
+        let plan = match plan(&self.running, &target) {
+            Ok(plan) => plan,
+            Err(refusal) => return asked.fail(format!("nothing was changed: {refusal}")),
+        };
+        if let Err(why) = self.refuse(&target.config) {
+            return asked.fail(why);
+        }
+        let Usable { text, warnings, .. } = usable;
+        if plan.is_empty() {
+            (self.text, self.looked_at, self.fallen_back) = (text, None, None);
+            return asked.answer(Answer::done(and_warnings(plan.summary(), &warnings)));
+        }
+        self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, back_to }));
     }
 
     /// Why this cannot be carried out while everything runs.
-    fn refuse(&self, plan: &Plan, new: &Config) -> Result<(), String> {
+    fn refuse(&self, new: &Config) -> Result<(), String> {
         let addresses =
             |config: &Config| config.listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
-        let restarting = plan.steps.iter().filter(|step| matches!(step.kind, Kind::Together | Kind::Restart));
-        let restarting: Vec<&str> =
-            restarting.flat_map(|step| step.moves.keys()).map(UnitName::as_str).collect();
-        let why = if addresses(&self.running.config) != addresses(new) {
-            "the router listens on other addresses".to_owned()
-        } else if !restarting.is_empty() {
-            format!("`synvisor plan` shows a restart of {}", restarting.join(", "))
-        } else {
-            // Until it is READY the signal would end it (`synapse/app/_base.py`, start).
-            let early = anew(plan).find(|unit| self.core.ready(unit).is_none());
-            return early.map_or(Ok(()), |unit| {
-                Err(format!(
-                    "nothing was changed: {unit} is to read its files anew, and is not ready\n  \
-                     reload again when `synvisor status` says that it is"
-                ))
-            });
-        };
-        Err(format!("nothing was changed: {why}\n  apply it by a full restart: systemctl restart synvisor"))
+        if addresses(&self.running.config) != addresses(new) {
+            return Err("nothing was changed: the router listens on other addresses\n  \
+                        apply it by a full restart: systemctl restart synvisor"
+                .to_owned());
+        }
+        Ok(())
+    }
+
+    /// When what is under way has taken too long.
+    pub(super) fn change_overdue(&self) -> Option<Time> {
+        match &self.under_way {
+            None => None,
+            Some(UnderWay::Trial(trial)) => Some(trial.deadline),
+            Some(UnderWay::Applying(applying)) => applying.deadline,
+        }
+    }
+
+    pub(super) fn change_hangs(&mut self) {
+        match self.under_way.take() {
+            None => {}
+            Some(UnderWay::Trial(mut trial)) => {
+                self.trial_hangs(&mut trial);
+                self.under_way.get_or_insert(UnderWay::Trial(trial));
+            }
+            Some(UnderWay::Applying(applying)) => {
+                let why = applying.missing(&self.core.status());
+                self.under_way = Some(UnderWay::Applying(applying));
+                self.go_back(why);
+            }
+        }
+    }
+
+    /// The supervisor stops: what was begun is taken up at the next start, which reads the same TOML.
+    pub(super) fn abandon(&mut self) {
+        match self.under_way.take() {
+            None => {}
+            Some(UnderWay::Trial(trial)) => {
+                trial.prepared.asked.fail("nothing was changed: synvisor is stopping");
+            }
+            Some(UnderWay::Applying(applying)) => {
+                applying
+                    .asked
+                    .fail("synvisor is stopping: what is left of the change is done at its next start");
+            }
+        }
     }
 }
 
-/// Who reads its files anew.
-fn anew(plan: &Plan) -> impl Iterator<Item = &UnitName> {
-    plan.steps.iter().filter(|step| step.kind == Kind::Hup).flat_map(|step| step.moves.keys())
-}
-
-/// What a reload that restarts nobody did.
-fn done(plan: &Plan, anew: &[UnitName], leave: &[UnitName], enter: &[UnitName]) -> String {
-    let listed = |names: &[UnitName]| names.iter().map(UnitName::as_str).collect::<Vec<_>>().join(", ");
-    let parts = [("starts", enter), ("stops", leave), ("read their files anew:", anew)];
-    let parts = parts.into_iter().filter(|(_, units)| !units.is_empty());
-    let parts: Vec<String> = parts.map(|(what, units)| format!("{what} {}", listed(units))).collect();
-    if !parts.is_empty() {
-        parts.join("; ")
-    } else if plan.router {
-        "the router is told".to_owned()
-    } else if plan.is_empty() {
-        "no change".to_owned()
-    } else {
-        "applied; it concerns no process".to_owned()
-    }
+/// A message, and below it what should be looked at.
+pub(super) fn and_warnings(message: String, warnings: &str) -> String {
+    if warnings.is_empty() { message } else { format!("{message}\n{}", warnings.trim_end()) }
 }

@@ -13,14 +13,14 @@ use std::path::PathBuf;
 use nix::sys::signal::Signal;
 
 use crate::config::Config;
-use crate::config::units::UnitSettings;
+use crate::forkserver;
 use crate::forkserver::Process;
 use crate::host::layout;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::venv;
 use crate::host::venv::Venv;
-use crate::render;
+use crate::plan::Image;
 use crate::supervise::Ending;
 use crate::sys::fs;
 use crate::sys::process;
@@ -29,11 +29,15 @@ use crate::sys::users::User;
 use crate::topology;
 use crate::topology::Role;
 use crate::topology::Unit;
+use crate::topology::UnitName;
 
 use super::sockets::Held;
 
 /// The image that we run, whatever lies at its path by now: supervisor and router always speak the same protocol.
 const OWN_IMAGE: &str = "/proc/self/exe";
+
+/// The process that has Synapse read files on trial, where units have their names.
+pub(super) const TRIAL: &str = "trial";
 
 /// Permission bits that new files of a process do not get.
 const UMASK: u32 = 0o027;
@@ -54,6 +58,8 @@ pub(super) struct Surroundings {
     /// The lock on the state directory: every child holds it too, so that a new supervisor does not start before the
     /// last process of the old one has ended.
     pub(super) lock: fs::Lock,
+    /// After so many moments of a change the supervisor dies, for tests.
+    pub(super) milestones: Option<u64>,
     /// Mechanisms that a test leaves out, to see that they matter.
     pub(super) without: Vec<String>,
 }
@@ -68,7 +74,7 @@ impl Surroundings {
         fs::append(&self.layout.log(&unit.name), self.users.synapse.as_ref()).map_err(io::Error::other)
     }
 
-    fn environment(&self, own: &UnitSettings) -> BTreeMap<String, String> {
+    fn environment(&self, own: &BTreeMap<String, String>) -> BTreeMap<String, String> {
         let layout = &self.layout;
         let environment = [
             ("HOME", text(layout.state.clone())),
@@ -80,7 +86,7 @@ impl Surroundings {
         ];
         let mut environment: BTreeMap<String, String> =
             environment.map(|(name, value)| (name.to_owned(), value)).into();
-        environment.extend(own.environment.clone());
+        environment.extend(own.clone());
         environment
     }
 }
@@ -98,7 +104,14 @@ struct Program<'a> {
 }
 
 /// Starts the process of a unit by a program of its own; none for a service that is not ours.
-pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::Result<Option<i32>> {
+///
+/// Niceness and environment are those of `image`, if there is one.
+pub(super) fn start(
+    unit: &Unit,
+    image: Option<&Image>,
+    config: &Config,
+    around: &Surroundings,
+) -> io::Result<Option<i32>> {
     let Some(mut program) = program(unit, config, around) else { return Ok(None) };
     // The fork server passes the lock on to each process that it forks, and must not outlive them by it.
     if unit.role != Role::ForkServer {
@@ -107,25 +120,38 @@ pub(super) fn start(unit: &Unit, config: &Config, around: &Surroundings) -> io::
     for socket in [&unit.client_socket, &unit.private_socket].into_iter().flatten() {
         layout::remove_socket(socket).map_err(io::Error::other)?;
     }
-    spawn(program, &around.output(unit)?, config, unit, around).map(Some)
+    let output = around.output(unit)?;
+    spawn(program, &output, image, around).map(Some)
 }
 
 /// Starts a process of Synapse by an interpreter of its own that inherits its sockets.
-pub(super) fn execute(unit: &Unit, config: &Config, around: &Surroundings, held: &[Held]) -> io::Result<i32> {
+pub(super) fn execute(
+    unit: &Unit,
+    image: Option<&Image>,
+    config: &Config,
+    around: &Surroundings,
+    held: &[Held],
+) -> io::Result<i32> {
     // Its environment is the program's own; arguments are there for everybody to read.
-    let process = Process { environment: BTreeMap::new(), ..describe(unit, config, around, held) };
+    let process = Process { environment: BTreeMap::new(), ..describe(unit, image, config, around, held) };
     let process = serde_json::to_string(&process)?;
     let mut argv = bootstrap(config, &around.layout);
     argv.extend(["child".to_owned(), process]);
     let listeners = held.iter().map(|held| held.listener.as_fd());
     let descriptors = std::iter::once(around.lock.as_fd()).chain(listeners).collect();
     let program = Program { argv, name: None, user: around.users.synapse.as_ref(), descriptors };
-    spawn(program, &around.output(unit)?, config, unit, around)
+    spawn(program, &around.output(unit)?, image, around)
 }
 
 /// What the bootstrap must know of a process of Synapse.
-pub(super) fn describe(unit: &Unit, config: &Config, around: &Surroundings, held: &[Held]) -> Process {
-    let own = render::unit_settings(config, unit);
+pub(super) fn describe(
+    unit: &Unit,
+    image: Option<&Image>,
+    config: &Config,
+    around: &Surroundings,
+    held: &[Held],
+) -> Process {
+    let (nice, own) = settings(image);
     Process {
         unit: unit.name.clone(),
         app: app(unit.role),
@@ -134,7 +160,7 @@ pub(super) fn describe(unit: &Unit, config: &Config, around: &Surroundings, held
         environment: around.environment(&own),
         directory: around.layout.state.clone(),
         umask: UMASK,
-        nice: own.nice.unwrap_or_default(),
+        nice,
         stop_deadline_ms: config.supervisor.stop_timeout / 2,
         redis: topology::uses_redis(config),
         without: around.without.clone(),
@@ -151,19 +177,59 @@ fn app(role: Role) -> &'static str {
     if role == Role::Main { "synapse.app.homeserver" } else { "synapse.app.generic_worker" }
 }
 
+/// Has Synapse read files on trial, by a process that the fork server makes.
+pub(super) fn trial(files: Vec<String>, around: &Surroundings) -> Process {
+    Process {
+        unit: UnitName::new(TRIAL),
+        app: forkserver::CHECK,
+        arguments: files,
+        listeners: Vec::new(),
+        environment: around.environment(&BTreeMap::new()),
+        directory: around.layout.state.clone(),
+        umask: UMASK,
+        nice: 0,
+        stop_deadline_ms: 0,
+        redis: false,
+        without: Vec::new(),
+    }
+}
+
+/// The same by an interpreter of its own, that of the virtualenv of `config`.
+pub(super) fn execute_trial(
+    files: Vec<String>,
+    config: &Config,
+    output: &File,
+    around: &Surroundings,
+) -> io::Result<i32> {
+    let mut argv = bootstrap(config, &around.layout);
+    argv.push("check".to_owned());
+    argv.extend(files);
+    let descriptors = vec![around.lock.as_fd()];
+    spawn(
+        Program { argv, name: None, user: around.users.synapse.as_ref(), descriptors },
+        output,
+        None,
+        around,
+    )
+}
+
+/// Niceness and environment of a process of Synapse.
+fn settings(image: Option<&Image>) -> (u16, BTreeMap<String, String>) {
+    image.map_or_else(Default::default, |image| (image.nice.unwrap_or_default(), image.environment.clone()))
+}
+
 fn spawn(
     program: Program<'_>,
     output: &File,
-    config: &Config,
-    unit: &Unit,
+    image: Option<&Image>,
     around: &Surroundings,
 ) -> io::Result<i32> {
-    let own = render::unit_settings(config, unit);
+    let (nice, own) = settings(image);
     process::spawn(&Command {
         argv: program.argv,
         name: program.name,
         environment: around.environment(&own).into_iter().collect(),
-        nice: own.nice.unwrap_or_default(),
+        nice,
         directory: if program.name.is_some() { std::path::Path::new("/") } else { &around.layout.state },
         output,
         descriptors: program.descriptors,

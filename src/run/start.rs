@@ -16,10 +16,10 @@ use crate::config::Config;
 use crate::control;
 use crate::forkserver;
 use crate::host::database;
+use crate::host::generations::Generations;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::secrets;
-use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Deployment;
@@ -32,9 +32,11 @@ use crate::sys::packet;
 use crate::sys::process;
 use crate::sys::socket;
 
+use super::Chosen;
 use super::Driver;
 use super::Ended;
 use super::births::Births;
+use super::chosen;
 use super::orders::Orders;
 use super::output;
 use super::planning;
@@ -58,16 +60,26 @@ fn failed(error: impl std::fmt::Display) -> StartError {
     StartError::Failed(error.to_string())
 }
 
+/// What only tests ask for.
+#[derive(Clone, Debug, Default)]
+pub struct ForTests {
+    /// Mechanisms to leave out, to see that they matter.
+    pub without: Vec<String>,
+    /// After so many moments of a change the supervisor dies.
+    pub milestones: Option<u64>,
+}
+
 /// Runs the homeserver until it is told to stop.
 ///
 /// # Errors
 /// Whatever keeps it from running, each with its remedy. Until the checks have passed nothing is written.
 pub fn supervise(
-    usable: Usable,
+    chosen: Chosen,
     config_path: PathBuf,
     credentials: Option<OsString>,
-    without: Vec<String>,
+    tests: ForTests,
 ) -> Result<Ended, StartError> {
+    let Chosen { usable, fallen_back } = chosen;
     let config = &usable.parsed.config;
     let users = Users::of(config).map_err(StartError::Config)?;
     let venv = venv::inspect(config, users.synapse.as_ref()).map_err(StartError::Config)?;
@@ -84,6 +96,8 @@ pub fn supervise(
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
     // Now that every secret is there.
     let running = planning::deployment(&usable);
+    let generations = Generations::new(layout.generations());
+    let unproven = chosen::note(&generations, &usable).map_err(failed)?;
     layout.write(&running.render(), &users).map_err(failed)?;
     layout.write(&forkserver::program(&layout.fork_server_program()), &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
@@ -102,9 +116,12 @@ pub fn supervise(
         layout,
         lock,
         listeners,
-        without,
+        tests,
         running,
         text: usable.text,
+        fallen_back,
+        generations,
+        unproven,
     };
     runtime.block_on(parts.run())
 }
@@ -189,9 +206,12 @@ struct Parts {
     layout: Layout,
     lock: fs::Lock,
     listeners: Vec<TcpListener>,
-    without: Vec<String>,
+    tests: ForTests,
     running: Deployment,
     text: String,
+    fallen_back: Option<String>,
+    generations: Generations,
+    unproven: Option<u64>,
 }
 
 impl Parts {
@@ -232,8 +252,15 @@ impl Parts {
                 router_control,
                 fork_server_control,
                 lock: self.lock,
-                without: self.without,
+                milestones: self.tests.milestones,
+                without: self.tests.without,
             },
+            leaving: BTreeMap::new(),
+            generations: self.generations,
+            unproven: self.unproven,
+            fallen_back: self.fallen_back,
+            under_way: None,
+            trials: 0,
             credentials: self.credentials,
             notify,
             news: news_in,

@@ -90,7 +90,10 @@ impl Changing {
             }
             !there
         });
-        self.rising |= self.is_down(units);
+        if !self.rising && self.is_down(units) {
+            self.rising = true;
+            effects.push_back(Effect::AllDown(ticket));
+        }
         if !self.rising || !self.goals.is_empty() {
             return false;
         }

@@ -154,6 +154,8 @@ pub enum Effect {
     /// What an order wants of this unit has come about.
     Reached(Ticket, UnitName),
     Reply(Ticket, Outcome),
+    /// Nobody is left of whom a change takes down: what they share may be replaced before the first comes up.
+    AllDown(Ticket),
     /// The unit is gone for good; what is kept of it may be dropped.
     Forget(UnitName),
     /// Everything is down after [`Input::Shutdown`].

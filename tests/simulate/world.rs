@@ -50,6 +50,8 @@ pub(crate) struct UnderWay {
     pub(crate) stages: Vec<Vec<UnitName>>,
     /// Units that have been ready, or stopped by order, since.
     pub(crate) risen: BTreeSet<UnitName>,
+    /// Whether it was said that everybody is down.
+    pub(crate) all_down: bool,
 }
 
 /// The machine around the core: processes, the router's view, and the news on its way.
@@ -213,6 +215,12 @@ impl World {
                     }
                     assert!(self.ordered || outcome == Outcome::Done);
                 }
+                Effect::AllDown(ticket) => {
+                    let change = self.change.as_mut().filter(|change| change.ticket == ticket).unwrap();
+                    assert!(!std::mem::replace(&mut change.all_down, true), "{ticket:?} is down twice");
+                    let left = change.before.iter().find(|old| self.processes.contains_key(old));
+                    assert!(left.is_none(), "{} lives while its files are replaced", left.unwrap());
+                }
                 Effect::Forget(unit) => {
                     assert!(!self.processes.keys().any(|life| life.unit == unit), "{unit} forgotten alive");
                     self.ever_ready.remove(&unit);
@@ -344,8 +352,9 @@ impl World {
 
     /// Nobody of a change comes up while somebody of before lives, or before the stages below are ready.
     pub(crate) fn watch_change(&self, life: &Life) {
-        let Some(UnderWay { before, stages, risen, .. }) = &self.change else { return };
+        let Some(UnderWay { before, stages, risen, all_down, .. }) = &self.change else { return };
         let Some(stage) = stages.iter().position(|stage| stage.contains(&life.unit)) else { return };
+        assert!(*all_down, "{life} comes up before its files may be replaced");
         let old = before.iter().find(|old| self.processes.contains_key(old));
         assert!(old.is_none(), "{life} comes up while {} lives", old.unwrap());
         for below in stages[..stage].iter().flatten() {

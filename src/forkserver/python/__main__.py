@@ -2,8 +2,9 @@
 
     python -I -B DIRECTORY server --supervisor-uid UID [--padding TEXT]
     python -I -B DIRECTORY child JSON
+    python -I -B DIRECTORY check FILE…
 
-The server finds its listening socket at descriptor 3. A child finds the lock there and its listeners above
+`check` has Synapse read configuration files that nobody runs with yet. The server finds its listening socket at descriptor 3. A child finds the lock there and its listeners above
 it, in the order in which JSON (protocol.Process) names them. The padding says nothing: it is room for a
 forked process's title.
 """
@@ -14,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from synvisor import child, server
+from synvisor import child, configuration, server
 
 FIRST_DESCRIPTOR = 3
 
@@ -27,6 +28,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     forks.add_argument("--supervisor-uid", type=int, required=True)
     forks.add_argument("--padding")
     roles.add_parser("child").add_argument("process")
+    roles.add_parser("check").add_argument("files", nargs="+")
     return parser.parse_args(argv)
 
 
@@ -37,6 +39,8 @@ def main() -> None:
     del sys.path[0]
     if chosen.role == "server":
         child.become(server.serve(FIRST_DESCRIPTOR, chosen.supervisor_uid))
+    elif chosen.role == "check":
+        configuration.check(chosen.files)
     else:
         child.start(chosen.process, FIRST_DESCRIPTOR)
 

@@ -1,0 +1,126 @@
+//! Which configuration a start begins with: that of the TOML on disk, unless it is known not to work.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use crate::config::Config;
+use crate::config::difference;
+use crate::host::generations::Generations;
+use crate::host::layout::Layout;
+use crate::host::toml;
+use crate::host::toml::Document;
+use crate::host::toml::Unusable;
+use crate::host::toml::Usable;
+use crate::sys::clock;
+use crate::sys::fs::FsError;
+use crate::wire::Generation;
+use crate::wire::GenerationResult;
+
+/// A configuration to start with.
+pub struct Chosen {
+    pub usable: Usable,
+    /// Why it is not what the TOML on disk says, if it is not.
+    pub fallen_back: Option<String>,
+}
+
+/// Reads the TOML, and where that has mistakes, or was tried before and undone, the last one that worked.
+///
+/// # Errors
+/// The TOML cannot be used, and there is none that worked.
+pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unusable> {
+    let usable = match toml::usable(path, credentials) {
+        Ok(usable) => usable,
+        Err(unusable) => {
+            let Unusable::Problems(document, _) = &unusable else { return Err(unusable) };
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            let state = Config::state_dir(&document.text, whole.parent().unwrap_or(Path::new("/")));
+            let generations = Generations::new(Layout::generations_below(&state));
+            let Some((number, usable)) = last_good(&generations, path, credentials) else {
+                return Err(unusable);
+            };
+            tracing::warn!("{}", unusable.to_string().trim_end());
+            let fallen_back = Some(format!(
+                "{} has mistakes, and generation {number}, the last that was applied, runs: `synvisor check` shows them",
+                path.display()
+            ));
+            return Ok(Chosen { usable, fallen_back });
+        }
+    };
+    let generations = Generations::new(Layout::of(&usable.parsed.config).generations());
+    let undone = newest_of(&generations, &usable.text).filter(|generation| {
+        matches!(generation.result, GenerationResult::RolledBack | GenerationResult::Failed)
+    });
+    if let Some(undone) = undone
+        && let Some((number, good)) = last_good(&generations, path, credentials)
+    {
+        let why = undone.why.as_deref().and_then(|why| why.lines().next()).unwrap_or("no reason known");
+        let fallen_back = Some(format!(
+            "{} is generation {}, which was rolled back ({why}), and generation {number} runs: edit it, or try it once \
+             more by `synvisor reload`",
+            path.display(),
+            undone.number
+        ));
+        return Ok(Chosen { usable: good, fallen_back });
+    }
+    Ok(Chosen { usable, fallen_back: None })
+}
+
+/// The newest generation with this text.
+fn newest_of(generations: &Generations, text: &str) -> Option<Generation> {
+    let same = |generation: &Generation| generations.text(generation.number).is_ok_and(|held| held == text);
+    generations.list().into_iter().rev().find(same)
+}
+
+fn last_good(
+    generations: &Generations,
+    path: &Path,
+    credentials: Option<&OsString>,
+) -> Option<(u64, Usable)> {
+    let Generation { number, .. } = generations.applied()?;
+    let text = generations.text(number).ok()?;
+    let document = Document { name: format!("generation {number}"), text };
+    match toml::usable_as(document, path, credentials) {
+        Ok(usable) => Some((number, usable)),
+        Err(unusable) => {
+            tracing::warn!("generation {number} cannot be used either: {}", unusable.to_string().trim_end());
+            None
+        }
+    }
+}
+
+/// Notes with which configuration a start begins; gives the generation that is still to prove itself.
+///
+/// # Errors
+/// Of the file system.
+pub(super) fn note(generations: &Generations, usable: &Usable) -> Result<Option<u64>, FsError> {
+    let newest = newest_of(generations, &usable.text);
+    let resumed = newest.as_ref().filter(|generation| generation.result == GenerationResult::Applying);
+    let under_way = |generation: &&Generation| generation.result == GenerationResult::Applying;
+    for left in generations.list().iter().filter(under_way) {
+        if Some(left.number) != resumed.map(|resumed| resumed.number) {
+            let why = "synvisor ended while it was applied, and started with another one".to_owned();
+            generations.settle(left.number, GenerationResult::Failed, Some(why))?;
+        }
+    }
+    let applied = generations.applied();
+    let in_force =
+        |newest: &Generation| applied.as_ref().is_some_and(|applied| applied.number == newest.number);
+    match newest {
+        Some(newest) if in_force(&newest) => Ok(None),
+        Some(newest) if newest.result == GenerationResult::Applying => Ok(Some(newest.number)),
+        Some(_) | None => {
+            let before = applied.and_then(|applied| generations.text(applied.number).ok());
+            let changes = before.map_or_else(Vec::new, |before| changes(&before, usable));
+            generations.begin(&usable.text, clock::wall(), "start", changes).map(Some)
+        }
+    }
+}
+
+fn changes(before: &str, usable: &Usable) -> Vec<String> {
+    // Relative paths do not matter here: values are compared as they are written.
+    let Ok(before) = Config::parse(before, Path::new("/")) else { return Vec::new() };
+    difference::differences(&before.effective, &usable.parsed.effective)
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
