@@ -234,15 +234,25 @@ pub struct UnitSummary {
     pub counts: Counts,
 }
 
+/// What can stand in the way of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Obstacle {
+    /// Something else is under way: the same may do later.
+    Busy,
+    /// The configuration has mistakes.
+    Config,
+}
+
 /// The answer to whatever is not a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     pub ok: bool,
     /// What happened, and where `ok` is false what to do.
     pub message: String,
-    /// Whether the same would do later: something else is under way.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub busy: bool,
+    /// What stood in the way, where that is more than the message can say to a program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<Obstacle>,
     /// What an order did, unit by unit.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub units: Vec<UnitSummary>,
@@ -250,14 +260,14 @@ pub struct Answer {
 
 impl Answer {
     pub fn done(message: impl Into<String>) -> Self {
-        Self { ok: true, message: message.into(), busy: false, units: Vec::new() }
+        Self { ok: true, message: message.into(), obstacle: None, units: Vec::new() }
     }
 
     pub fn failed(message: impl Into<String>) -> Self {
-        Self { ok: false, message: message.into(), busy: false, units: Vec::new() }
+        Self { ok: false, message: message.into(), obstacle: None, units: Vec::new() }
     }
 
-    pub fn busy(message: impl Into<String>) -> Self {
-        Self { busy: true, ..Self::failed(message) }
+    pub fn hindered(obstacle: Obstacle, message: impl Into<String>) -> Self {
+        Self { obstacle: Some(obstacle), ..Self::failed(message) }
     }
 }

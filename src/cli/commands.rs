@@ -13,6 +13,7 @@ use crate::host::toml;
 use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::Generation;
+use crate::wire::Obstacle;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::PlanReport;
@@ -210,9 +211,12 @@ fn explain(error: ControlError, socket: &str) -> Exit {
             ));
             Exit::NotPermitted
         }
-        ControlError::Busy(why) => {
+        ControlError::Hindered(obstacle, why) => {
             output::problem(why);
-            Exit::Busy
+            match obstacle {
+                Obstacle::Busy => Exit::Busy,
+                Obstacle::Config => Exit::Config,
+            }
         }
         ControlError::Refused(why) => fail(&why),
         ControlError::Broken(why) => fail(&format!("the conversation with the daemon broke off: {why}")),

@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::wire::Answer;
+use crate::wire::Obstacle;
 
 /// Why the supervisor did not answer as wished.
 #[derive(Debug)]
@@ -23,8 +24,8 @@ pub enum ControlError {
     /// Nobody listens on the socket.
     NotRunning,
     NotPermitted(String),
-    /// Something else is under way.
-    Busy(String),
+    /// The supervisor refused, and says what stands in the way.
+    Hindered(Obstacle, String),
     /// The supervisor refused, or could not.
     Refused(String),
     Broken(String),
@@ -74,13 +75,11 @@ pub async fn send(
         return Ok(response);
     }
     let text = response.into_body().collect().await.map_err(broken)?.to_bytes();
-    let Answer { message: said, busy, .. } = serde_json::from_slice(&text).map_err(broken)?;
-    Err(if status == hyper::StatusCode::FORBIDDEN {
-        ControlError::NotPermitted(said)
-    } else if busy {
-        ControlError::Busy(said)
-    } else {
-        ControlError::Refused(said)
+    let Answer { message: said, obstacle, .. } = serde_json::from_slice(&text).map_err(broken)?;
+    Err(match obstacle {
+        Some(obstacle) => ControlError::Hindered(obstacle, said),
+        None if status == hyper::StatusCode::FORBIDDEN => ControlError::NotPermitted(said),
+        None => ControlError::Refused(said),
     })
 }
 

@@ -30,6 +30,7 @@ use super::Driver;
 use super::News;
 use super::sockets::Held;
 use super::spawn;
+use super::trial::is_trial;
 
 /// With this the bootstrap ends when it does not recognise the Synapse that it is to run.
 const UNRECOGNISED: Exit = Exit::Code(70);
@@ -108,17 +109,18 @@ impl Driver {
         &mut self,
         life: &Life,
         files: Vec<String>,
+        environment: &BTreeMap<String, String>,
         target: &Deployment,
-        output: &File,
+        output: File,
     ) -> io::Result<()> {
         let same = target.config.python == self.running.config.python
             && target.synapse_version == self.running.synapse_version;
         if let (Some(link), true) = (&self.births.link, same) {
-            let (go, descriptors) = descriptors(&self.around, output.try_clone()?, &[])?;
-            link.fork(life.clone(), spawn::trial(files, &self.around), descriptors);
+            let (go, descriptors) = descriptors(&self.around, output, &[])?;
+            link.fork(life.clone(), spawn::trial(files, environment, &self.around), descriptors);
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
         } else {
-            let pid = spawn::execute_trial(files, &target.config, output, &self.around)?;
+            let pid = spawn::execute_trial(files, environment, &target.config, &output, &self.around)?;
             self.pids.insert(pid, life.clone());
         }
         Ok(())
@@ -189,7 +191,7 @@ impl Driver {
     fn asked_in_vain(&mut self, life: &Life) {
         match self.births.asked.remove(life) {
             Some((_, Some(_))) => {
-                if self.is_trial(life) {
+                if is_trial(life) {
                     return self.tried(life, None);
                 }
                 let Some(unit) = self.unit(&life.unit).cloned() else { return };
@@ -217,13 +219,13 @@ impl Driver {
     fn forked(&mut self, life: Life, pid: i32) {
         let Some((_, go)) = self.births.asked.remove(&life) else { return };
         if process::parent(pid) != Some(std::process::id().cast_signed()) {
-            if self.is_trial(&life) {
+            if is_trial(&life) {
                 return self.tried(&life, None);
             }
             return self.input(Input::StartFailed(life, "its process ended before it began".to_owned()));
         }
         self.pids.insert(pid, life.clone());
-        if !self.is_trial(&life) {
+        if !is_trial(&life) {
             self.was_made(&life, Made::Forked);
         }
         // Only now that its end would be understood may it begin; without the word it ends by itself.

@@ -72,6 +72,7 @@ use reload::UnderWay;
 use sockets::Sockets;
 use spawn::Surroundings;
 use timeline::Timeline;
+use trial::is_trial;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -219,7 +220,7 @@ impl Driver {
         self.hear();
         while let Some((pid, exit)) = process::reap() {
             let Some(life) = self.pids.remove(&pid) else { continue };
-            if self.is_trial(&life) {
+            if is_trial(&life) {
                 self.tried(&life, Some(exit));
                 continue;
             }

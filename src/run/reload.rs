@@ -15,6 +15,7 @@ use crate::plan::plan;
 use crate::supervise::Time;
 use crate::wire::Answer;
 use crate::wire::GenerationResult;
+use crate::wire::Obstacle;
 
 use super::Driver;
 use super::apply::Applying;
@@ -69,6 +70,12 @@ impl Asked {
         self.answer(Answer::failed(why));
     }
 
+    /// The configuration has mistakes, which were printed.
+    pub(super) fn refuse(self, problems: String) {
+        let message = format!("{}\nnothing was changed", problems.trim_end());
+        self.answer(Answer::hindered(Obstacle::Config, message));
+    }
+
     pub(super) fn answer(self, answer: Answer) {
         let first = answer.message.lines().next().unwrap_or_default();
         if answer.ok {
@@ -99,7 +106,7 @@ impl Driver {
         let name = self.config_path.display().to_string();
         match usable {
             Ok(usable) => self.consider(asked, name, usable, None),
-            Err(problems) => asked.fail(problems.to_string()),
+            Err(problems) => asked.refuse(problems.to_string()),
         }
     }
 
@@ -120,7 +127,7 @@ impl Driver {
         let document = Document { name: name.clone(), text };
         match toml::usable_as(document, &self.config_path, self.credentials.as_ref()) {
             Ok(usable) => self.consider(asked, name, usable, Some(number)),
-            Err(problems) => asked.fail(problems.to_string()),
+            Err(problems) => asked.refuse(problems.to_string()),
         }
     }
 
@@ -145,7 +152,8 @@ impl Driver {
             return None;
         }
         if let Some(what) = self.what_is_under_way() {
-            asked.answer(Answer::busy(format!("nothing was changed: {what}\n  try again when it is done")));
+            let message = format!("nothing was changed: {what}\n  try again when it is done");
+            asked.answer(Answer::hindered(Obstacle::Busy, message));
             return None;
         }
         if self.started {
@@ -207,9 +215,9 @@ impl Driver {
     pub(super) fn change_hangs(&mut self) {
         match self.under_way.take() {
             None => {}
-            Some(UnderWay::Trial(mut trial)) => {
-                self.trial_hangs(&mut trial);
-                self.under_way.get_or_insert(UnderWay::Trial(trial));
+            Some(UnderWay::Trial(trial)) => {
+                self.trial_hangs(&trial);
+                self.under_way = Some(UnderWay::Trial(trial.waited()));
             }
             Some(UnderWay::Applying(applying)) => {
                 let why = applying.missing(&self.core.status());

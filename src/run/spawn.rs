@@ -121,7 +121,7 @@ pub(super) fn start(
         layout::remove_socket(socket).map_err(io::Error::other)?;
     }
     let output = around.output(unit)?;
-    spawn(program, &output, image, around).map(Some)
+    spawn(program, &output, settings(image), around).map(Some)
 }
 
 /// Starts a process of Synapse by an interpreter of its own that inherits its sockets.
@@ -140,7 +140,7 @@ pub(super) fn execute(
     let listeners = held.iter().map(|held| held.listener.as_fd());
     let descriptors = std::iter::once(around.lock.as_fd()).chain(listeners).collect();
     let program = Program { argv, name: None, user: around.users.synapse.as_ref(), descriptors };
-    spawn(program, &around.output(unit)?, image, around)
+    spawn(program, &around.output(unit)?, settings(image), around)
 }
 
 /// What the bootstrap must know of a process of Synapse.
@@ -157,7 +157,7 @@ pub(super) fn describe(
         app: app(unit.role),
         arguments: vec!["-c".to_owned(), text(around.layout.config_file(&unit.name))],
         listeners: held.iter().map(|held| held.path.clone()).collect(),
-        environment: around.environment(&own),
+        environment: around.environment(own),
         directory: around.layout.state.clone(),
         umask: UMASK,
         nice,
@@ -178,13 +178,17 @@ fn app(role: Role) -> &'static str {
 }
 
 /// Has Synapse read files on trial, by a process that the fork server makes.
-pub(super) fn trial(files: Vec<String>, around: &Surroundings) -> Process {
+pub(super) fn trial(
+    files: Vec<String>,
+    environment: &BTreeMap<String, String>,
+    around: &Surroundings,
+) -> Process {
     Process {
         unit: UnitName::new(TRIAL),
         app: forkserver::CHECK,
         arguments: files,
         listeners: Vec::new(),
-        environment: around.environment(&BTreeMap::new()),
+        environment: around.environment(environment),
         directory: around.layout.state.clone(),
         umask: UMASK,
         nice: 0,
@@ -197,6 +201,7 @@ pub(super) fn trial(files: Vec<String>, around: &Surroundings) -> Process {
 /// The same by an interpreter of its own, that of the virtualenv of `config`.
 pub(super) fn execute_trial(
     files: Vec<String>,
+    environment: &BTreeMap<String, String>,
     config: &Config,
     output: &File,
     around: &Surroundings,
@@ -205,30 +210,26 @@ pub(super) fn execute_trial(
     argv.push("check".to_owned());
     argv.extend(files);
     let descriptors = vec![around.lock.as_fd()];
-    spawn(
-        Program { argv, name: None, user: around.users.synapse.as_ref(), descriptors },
-        output,
-        None,
-        around,
-    )
+    let program = Program { argv, name: None, user: around.users.synapse.as_ref(), descriptors };
+    spawn(program, output, (0, environment), around)
 }
 
-/// Niceness and environment of a process of Synapse.
-fn settings(image: Option<&Image>) -> (u16, BTreeMap<String, String>) {
-    image.map_or_else(Default::default, |image| (image.nice.unwrap_or_default(), image.environment.clone()))
+/// Niceness and environment of a process, by its image if it has one.
+fn settings(image: Option<&Image>) -> (u16, &BTreeMap<String, String>) {
+    static NOTHING: BTreeMap<String, String> = BTreeMap::new();
+    image.map_or((0, &NOTHING), |image| (image.nice.unwrap_or_default(), &image.environment))
 }
 
 fn spawn(
     program: Program<'_>,
     output: &File,
-    image: Option<&Image>,
+    (nice, own): (u16, &BTreeMap<String, String>),
     around: &Surroundings,
 ) -> io::Result<i32> {
-    let (nice, own) = settings(image);
     process::spawn(&Command {
         argv: program.argv,
         name: program.name,
-        environment: around.environment(&own).into_iter().collect(),
+        environment: around.environment(own).into_iter().collect(),
         nice,
         directory: if program.name.is_some() { std::path::Path::new("/") } else { &around.layout.state },
         output,

@@ -1,8 +1,10 @@
 //! Synapse's own parser on the files of a change, before any process is touched.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
@@ -11,6 +13,7 @@ use crate::config::problem::Problem;
 use crate::forkserver::Verdict;
 use crate::host::toml::Document;
 use crate::plan::Deployment;
+use crate::plan::Image;
 use crate::render;
 use crate::render::FileSet;
 use crate::supervise::Exit;
@@ -25,6 +28,7 @@ use crate::wire::Incarnation;
 use super::Driver;
 use super::reload::Prepared;
 use super::reload::UnderWay;
+use super::spawn;
 use super::spawn::TRIAL;
 
 /// Synapse reads a file in a tenth of a second, or two where it must be imported first.
@@ -36,25 +40,49 @@ const TABLE: &str = "[synapse]";
 /// A change whose files Synapse reads at this moment.
 pub(super) struct Trial {
     pub(super) prepared: Box<Prepared>,
-    life: Life,
-    files: usize,
+    /// The processes that read.
+    readers: BTreeMap<Life, Reader>,
+    verdicts: Vec<Verdict>,
     pub(super) deadline: Time,
-    /// Whether the fork server did not do it, and an interpreter of its own does.
+}
+
+impl Trial {
+    /// The same with the time counted from now.
+    pub(super) fn waited(self) -> Self {
+        Self { deadline: clock::now().after(PATIENCE), ..self }
+    }
+}
+
+/// A process that reads files: modules that they name may be found only with its environment.
+struct Reader {
+    files: FileSet,
+    environment: BTreeMap<String, String>,
+    /// What it prints.
+    output: PathBuf,
+    /// Whether the fork server could not make it, and it is an interpreter of its own.
     alone: bool,
+}
+
+impl Reader {
+    fn arguments(&self) -> Vec<String> {
+        self.files.keys().map(|path| path.to_string_lossy().into_owned()).collect()
+    }
 }
 
 impl Driver {
     /// Has Synapse read every file that would be another one, then goes on with the change.
     pub(super) fn try_out(&mut self, prepared: Box<Prepared>) {
-        let files = self.others(&prepared.target);
-        if files.is_empty() {
+        let others = self.others(&prepared.target);
+        if others.is_empty() {
             return self.apply(*prepared);
         }
-        self.trials += 1;
-        let life = Life { unit: UnitName::new(TRIAL), incarnation: Incarnation(self.trials) };
-        let deadline = clock::now().after(PATIENCE);
-        let trial = Trial { prepared, life, files: files.len(), deadline, alone: false };
-        match self.start_reading(&trial, &files) {
+        let mut trial = Trial {
+            prepared,
+            readers: BTreeMap::new(),
+            verdicts: Vec::new(),
+            deadline: clock::now().after(PATIENCE),
+        };
+        match self.start_reading(&mut trial, others) {
             Ok(()) => self.under_way = Some(UnderWay::Trial(trial)),
             Err(error) => {
                 trial
@@ -65,94 +93,99 @@ impl Driver {
         }
     }
 
-    fn start_reading(&mut self, trial: &Trial, files: &FileSet) -> io::Result<()> {
-        let layout = &self.around.layout;
-        fs::clear(&layout.check()).map_err(io::Error::other)?;
-        layout.write(files, &self.around.users).map_err(io::Error::other)?;
-        let output = self.output_of_trial()?;
-        let files = files.keys().map(|path| path.to_string_lossy().into_owned()).collect();
-        self.start_trial(&trial.life, files, &trial.prepared.target, &output)
+    fn start_reading(
+        &mut self,
+        trial: &mut Trial,
+        others: BTreeMap<BTreeMap<String, String>, FileSet>,
+    ) -> io::Result<()> {
+        fs::clear(&self.around.layout.check()).map_err(io::Error::other)?;
+        for (environment, files) in others {
+            self.trials += 1;
+            let life = Life { unit: UnitName::new(TRIAL), incarnation: Incarnation(self.trials) };
+            let output = self.around.layout.check().join(format!("{}.output", self.trials));
+            self.around.layout.write(&files, &self.around.users).map_err(io::Error::other)?;
+            let reader = Reader { files, environment, output, alone: false };
+            let printed = self.printed(&reader)?;
+            let target = &trial.prepared.target;
+            self.start_trial(&life, reader.arguments(), &reader.environment, target, printed)?;
+            trial.readers.insert(life, reader);
+        }
+        Ok(())
     }
 
-    fn output_of_trial(&self) -> io::Result<File> {
-        let path = self.around.layout.check().join(OUTPUT);
-        fs::append(&path, self.around.users.synapse.as_ref()).map_err(io::Error::other)
+    /// What a reader prints to.
+    fn printed(&self, reader: &Reader) -> io::Result<File> {
+        fs::append(&reader.output, self.around.users.synapse.as_ref()).map_err(io::Error::other)
     }
 
-    /// The files that processes would read in place of those that they have read.
-    fn others(&self, target: &Deployment) -> FileSet {
+    /// The files that processes would read in place of those that they have read, by the environment that they have.
+    fn others(&self, target: &Deployment) -> BTreeMap<BTreeMap<String, String>, FileSet> {
         let another = target.synapse_version != self.running.synapse_version
             || target.config.python != self.running.config.python;
-        let other = |name: &UnitName, image: &crate::plan::Image| {
+        let other = |name: &UnitName, image: &Image| {
             another || self.running.images.get(name).is_none_or(|held| held.settings != image.settings)
         };
-        let images = target.images.iter().filter(|(name, image)| other(name, image));
-        let file = |(name, image): (&UnitName, &crate::plan::Image)| {
+        let mut others: BTreeMap<_, FileSet> = BTreeMap::new();
+        for (name, image) in target.images.iter().filter(|(name, image)| other(name, image)) {
             let [(_, file), _] = render::files(&target.config, name, &image.settings, &image.log);
-            (self.around.layout.check().join(format!("{name}.yaml")), file)
-        };
-        images.map(file).collect()
+            let path = self.around.layout.check().join(format!("{name}.yaml"));
+            others.entry(image.environment.clone()).or_default().insert(path, file);
+        }
+        others
     }
 
-    pub(super) fn is_trial(&self, life: &Life) -> bool {
-        life.unit.as_str() == TRIAL
-    }
-
-    /// The process that read the files has ended, or, with no exit, never began.
+    /// A process that reads files has ended, or, with no exit, never began.
     pub(super) fn tried(&mut self, life: &Life, exit: Option<Exit>) {
-        let Some(UnderWay::Trial(mut trial)) =
-            self.under_way.take_if(|now| matches!(now, UnderWay::Trial(trial) if trial.life == *life))
-        else {
-            return;
-        };
-        let path = self.around.layout.check().join(OUTPUT);
-        let said = fs::read(&path).unwrap_or_default();
-        let verdicts: Vec<Verdict> =
-            said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        if exit.is_none() && !trial.alone {
+        let Some(UnderWay::Trial(trial)) = &mut self.under_way else { return };
+        let Some(reader) = trial.readers.remove(life) else { return };
+        let config = trial.prepared.target.config.clone();
+        if exit.is_none() && !reader.alone {
             // Without the fork server it takes longer.
-            trial.alone = true;
-            let files = self.others(&trial.prepared.target);
-            let files = files.keys().map(|path| path.to_string_lossy().into_owned()).collect();
-            let config = trial.prepared.target.config.clone();
-            let started = self
-                .output_of_trial()
-                .and_then(|output| super::spawn::execute_trial(files, &config, &output, &self.around));
-            if let Ok(pid) = started {
-                self.pids.insert(pid, life.clone());
-                self.under_way = Some(UnderWay::Trial(trial));
+            let started = self.printed(&reader).and_then(|output| {
+                spawn::execute_trial(reader.arguments(), &reader.environment, &config, &output, &self.around)
+            });
+            if let (Ok(pid), Some(UnderWay::Trial(trial))) = (&started, &mut self.under_way) {
+                trial.readers.insert(life.clone(), Reader { alone: true, ..reader });
+                self.pids.insert(*pid, life.clone());
                 return;
             }
         }
-        let complete = exit == Some(Exit::Code(0)) && verdicts.len() == trial.files;
-        let Trial { prepared, .. } = trial;
-        if let Some(refusal) = refusal(&verdicts, &prepared) {
-            prepared.asked.fail(refusal);
-        } else if complete {
-            self.apply(*prepared);
-        } else {
+        let Some(UnderWay::Trial(mut trial)) = self.under_way.take() else { return };
+        let said = fs::read(&reader.output).unwrap_or_default();
+        let verdicts: Vec<Verdict> =
+            said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        if exit != Some(Exit::Code(0)) || verdicts.len() != reader.files.len() {
             let how = exit.map_or_else(|| "it could not be started".to_owned(), |exit| exit.to_string());
             let last = said.lines().next_back().unwrap_or("it said nothing");
-            prepared.asked.fail(format!(
+            // What the other readers find does not matter any more.
+            return trial.prepared.asked.fail(format!(
                 "nothing was changed: Synapse did not finish reading its new configuration ({how}): {last}\n  \
                  reload again; what it printed stands in {}",
-                path.display()
+                reader.output.display()
             ));
+        }
+        trial.verdicts.extend(verdicts);
+        if !trial.readers.is_empty() {
+            self.under_way = Some(UnderWay::Trial(trial));
+        } else if let Some(refusal) = refusal(&trial.verdicts, &trial.prepared) {
+            trial.prepared.asked.refuse(refusal);
+        } else {
+            self.apply(*trial.prepared);
         }
     }
 
-    /// Synapse takes too long to read its files: its process ends, which is then heard of as any other end.
-    pub(super) fn trial_hangs(&mut self, trial: &mut Trial) {
-        trial.deadline = clock::now().after(PATIENCE);
-        if let Some(pid) = self.pid(&trial.life) {
+    /// Synapse takes too long to read its files: the processes end, which is then heard of as any other end.
+    pub(super) fn trial_hangs(&self, trial: &Trial) {
+        for pid in trial.readers.keys().filter_map(|life| self.pid(life)) {
             // One that is gone already will be reaped.
             let _ = process::signal(pid, Signal::SIGKILL);
         }
     }
 }
 
-/// What the process printed.
-const OUTPUT: &str = "output";
+pub(super) fn is_trial(life: &Life) -> bool {
+    life.unit.as_str() == TRIAL
+}
 
 /// What Synapse has against the files, each objection once.
 fn refusal(verdicts: &[Verdict], prepared: &Prepared) -> Option<String> {
@@ -171,7 +204,7 @@ fn refusal(verdicts: &[Verdict], prepared: &Prepared) -> Option<String> {
     let problem = |(what, path, units): (&str, &[String], Vec<UnitName>)| {
         let what = format!("Synapse refuses this: {}", what.trim_end());
         let whose = crate::plan::compressed(&units);
-        let remedy = format!("it concerns {whose}; mend it, and reload again: nothing was changed");
+        let remedy = format!("it concerns {whose}");
         Problem::error(place(what.as_str(), path, &prepared.target), what, remedy)
     };
     let problems: Vec<Problem> = objections.into_iter().map(problem).collect();
