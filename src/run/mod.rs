@@ -255,7 +255,10 @@ impl Driver {
             return None;
         }
         let text = fs::tail(&self.around.layout.log(unit), 4_096).ok()?;
-        let said = |line: &&str| line.chars().any(char::is_alphanumeric);
+        // Synapse's own last line is none that says why (`synapse/app/_base.py`, handle_startup_exception).
+        let said = |line: &&str| {
+            line.chars().any(char::is_alphanumeric) && !line.starts_with("There may be more information")
+        };
         let last = text.lines().rev().map(str::trim).find(said)?;
         Some(last.chars().take(300).collect())
     }

@@ -61,7 +61,8 @@ impl Driver {
         }
         // A plan takes a while, and many ask for the status again and again.
         if self.looked_at.as_ref().is_none_or(|(before, _)| *before != text) {
-            self.looked_at = Some((text, self.judge()));
+            let undone = self.generations.undone(&text, &self.config_path);
+            self.looked_at = Some((text, undone.or_else(|| self.judge())));
         }
         self.looked_at.as_ref().and_then(|(_, note)| note.clone())
     }

@@ -142,7 +142,9 @@ def test_the_content_of_files_counts(home: Deployment) -> None:
     os.symlink(home.venv, virtualenv)
     with Traffic(home.port) as traffic:
         traffic.breathe()
-        named = f'turn_shared_secret = {{ secret_file = "{secret}" }}\napp_service_config_files = ["{bridge}"]'
+        named = (
+            f'turn_shared_secret = {{ secret_file = "{secret}" }}\napp_service_config_files = ["{bridge}"]'
+        )
         apply(home, Edit("files", synapse=named))
         traffic.phase("files that are named")
         assert "main" in reload(home)
