@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,7 +182,7 @@ REFUSED = {
     "oidc_providers = [{ idp_id = 'x' }]": "not valid under any of the given schemas",
     "modules = [{ module = 'no_such_module.Class', config = {} }]": "no_such_module",
     "caches = { per_cache_factors = 3 }": "caches",
-    "retention = { enabled = true, default_policy = { min_lifetime = '2d', max_lifetime = '1d' } }": "lifetime",
+    "retention = { default_policy = { min_lifetime = '2d', max_lifetime = '1d' }, enabled = true }": "max_",
     "media_storage_providers = [{ module = 'file_system', store_local = true }]": "config",
     "url_preview_enabled = true": ":1: error: Synapse refuses this",
     "auto_join_rooms = ['not an alias']": "auto_join_rooms",
