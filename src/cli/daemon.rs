@@ -23,7 +23,7 @@ pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run
         Err(unusable) => return config::refuse(&unusable),
     };
     output::problems(&chosen.usable.warnings);
-    if let Some(why) = &chosen.fallen_back {
+    if let Some((_, why)) = &chosen.fallen_back {
         output::problem(why);
     }
     match run::supervise(chosen, path, credentials, tests) {

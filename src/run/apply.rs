@@ -54,7 +54,7 @@ pub(super) struct Applying {
     target: Deployment,
     text: String,
     warnings: String,
-    /// What ran before; none on the way back to it.
+    /// What ran before; none where nothing did, and on the way back to it.
     old: Option<Deployment>,
     /// Why it goes back.
     why: Option<String>,
@@ -118,7 +118,12 @@ impl Driver {
         };
         let left = back_to.and_then(|_| self.leave_behind(&asked.who));
         tracing::info!("{}: generation {number} is applied", asked.who);
-        let old = Some(self.running.clone());
+        // Who has never served has nothing that one could go back to.
+        let old = self.started.then(|| self.running.clone());
+        if let Some(unproven) = self.unproven.take() {
+            let why = Some(format!("generation {number} took its place before it served"));
+            self.settle(unproven, GenerationResult::Failed, why);
+        }
         self.under_way = Some(UnderWay::Applying(Box::new(Applying {
             asked,
             number,
@@ -322,14 +327,16 @@ impl Driver {
         }
     }
 
-    /// The way back failed too.
+    /// There is no way back, or it failed too.
     fn stranded(&mut self, applying: Applying, then: &str) {
         let Applying { asked, number, why, .. } = applying;
-        let first = why.map_or_else(String::new, |why| format!("{why}; "));
-        let whole = format!("{first}and going back failed too: {then}");
+        let whole = match why {
+            Some(first) => format!("{first}\n  and going back failed too: {then}"),
+            None => then.to_owned(),
+        };
         self.settle(number, GenerationResult::Failed, Some(whole.clone()));
         asked.fail(format!(
-            "{whole}\n  `synvisor status` shows what does not run; mend the cause, and reload again"
+            "generation {number} is not in force as a whole: {whole}\n  `synvisor status` shows what does not run; mend the cause, and reload again"
         ));
     }
 
@@ -347,7 +354,7 @@ impl Driver {
         self.looked_at = None;
         self.milestone();
         let Some(why) = why else {
-            (self.text, self.fallen_back) = (text, None);
+            self.text = text;
             self.settle(number, GenerationResult::Applied, None);
             self.milestone();
             let message = format!("generation {number}: {}", plan.summary());

@@ -19,8 +19,8 @@ use crate::wire::GenerationResult;
 /// A configuration to start with.
 pub struct Chosen {
     pub usable: Usable,
-    /// Why it is not what the TOML on disk says, if it is not.
-    pub fallen_back: Option<String>,
+    /// The text of the TOML on disk, and why it is not what runs, if it is not.
+    pub fallen_back: Option<(String, String)>,
 }
 
 /// Reads the TOML, and where that has mistakes, or was tried before and undone, the last one that worked.
@@ -39,19 +39,19 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
                 return Err(unusable);
             };
             tracing::warn!("{}", unusable.to_string().trim_end());
-            let fallen_back = Some(format!(
+            let note = format!(
                 "{} has mistakes, and generation {number}, the last that was applied, runs: `synvisor check` shows them",
                 path.display()
-            ));
-            return Ok(Chosen { usable, fallen_back });
+            );
+            return Ok(Chosen { usable, fallen_back: Some((document.text.clone(), note)) });
         }
     };
     let generations = Generations::new(Layout::of(&usable.parsed.config).generations());
     if let Some(undone) = generations.undone(&usable.text, path)
         && let Some((number, good)) = last_good(&generations, path, credentials)
     {
-        let fallen_back = Some(format!("generation {number} runs; {undone}"));
-        return Ok(Chosen { usable: good, fallen_back });
+        let note = format!("generation {number} runs; {undone}");
+        return Ok(Chosen { usable: good, fallen_back: Some((usable.text, note)) });
     }
     Ok(Chosen { usable, fallen_back: None })
 }

@@ -111,8 +111,6 @@ struct Driver {
     generations: Generations,
     /// A generation that counts as applied once the homeserver serves.
     unproven: Option<u64>,
-    /// Why it is not the TOML on disk that runs, if that was so from the start.
-    fallen_back: Option<String>,
     /// A change of the configuration.
     under_way: Option<UnderWay>,
     /// How often Synapse was asked to read files on trial.

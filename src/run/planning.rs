@@ -56,7 +56,7 @@ impl Driver {
                 self.config_path.display()
             ));
         };
-        if text == self.text || self.fallen_back.is_some() {
+        if text == self.text {
             return None;
         }
         // A plan takes a while, and many ask for the status again and again.

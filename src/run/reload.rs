@@ -185,7 +185,7 @@ impl Driver {
         }
         let Usable { text, warnings, .. } = usable;
         if plan.is_empty() {
-            (self.text, self.looked_at, self.fallen_back) = (text, None, None);
+            (self.text, self.looked_at) = (text, None);
             return asked.answer(Answer::done(and_warnings(plan.summary(), &warnings)));
         }
         self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, back_to }));

@@ -209,7 +209,7 @@ struct Parts {
     tests: ForTests,
     running: Deployment,
     text: String,
-    fallen_back: Option<String>,
+    fallen_back: Option<(String, String)>,
     generations: Generations,
     unproven: Option<u64>,
 }
@@ -241,7 +241,7 @@ impl Parts {
             core: Supervisor::new(policy(config), clock::now().0 ^ u64::from(std::process::id())),
             notes: self.users.note.iter().cloned().collect(),
             text: self.text,
-            looked_at: None,
+            looked_at: self.fallen_back.map(|(text, note)| (text, Some(note))),
             running: self.running,
             config_path: self.config_path,
             around: Surroundings {
@@ -258,7 +258,6 @@ impl Parts {
             leaving: BTreeMap::new(),
             generations: self.generations,
             unproven: self.unproven,
-            fallen_back: self.fallen_back,
             under_way: None,
             trials: 0,
             credentials: self.credentials,

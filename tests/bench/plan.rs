@@ -12,7 +12,8 @@ use synvisor::plan::Deployment;
 use synvisor::plan::Digest;
 use synvisor::plan::plan;
 
-const WORKERS: &str = "generic = 150\nfederation_sender = 20\npusher = 10\nevents = 10\nmedia_repository = 10";
+const WORKERS: &str =
+    "generic = 150\nfederation_sender = 20\npusher = 10\nevents = 10\nmedia_repository = 10";
 const ROUNDS: usize = 15;
 
 fn deployment(settings: &str) -> Deployment {
