@@ -218,6 +218,8 @@ impl World {
             }
         };
         let all: Vec<Kept> = self.core.status().into_iter().map(kept).collect();
+        // Names that nobody has at this moment begin anew.
+        self.lived.retain(|life| all.iter().any(|kept| kept.spec.name == life.unit));
         self.draining.clear();
         self.open.clear();
         (self.change, self.mend) = (None, None);

@@ -71,6 +71,8 @@ pub struct UnitStatus {
 pub struct Supervisor {
     policy: Policy,
     units: BTreeMap<UnitName, Unit>,
+    /// The last incarnations of units that were forgotten, should one of that name come again.
+    past: BTreeMap<UnitName, Incarnation>,
     pending: Vec<Pending>,
     changing: Option<Changing>,
     effects: VecDeque<Effect>,
@@ -87,6 +89,7 @@ impl Supervisor {
         Self {
             policy,
             units: BTreeMap::new(),
+            past: BTreeMap::new(),
             pending: Vec::new(),
             changing: None,
             effects: VecDeque::new(),
@@ -201,6 +204,9 @@ impl Supervisor {
         }
         self.batches += 1;
         self.changing = Some(Changing::begin(ticket, change, &mut self.units, self.batches, now));
+        for (name, unit) in self.units.iter_mut().filter(|(_, unit)| unit.incarnation == Incarnation(0)) {
+            unit.incarnation = self.past.remove(name).unwrap_or_default();
+        }
     }
 
     fn order(&mut self, ticket: Ticket, verb: Verb, names: Vec<UnitName>) {
@@ -273,6 +279,7 @@ impl Supervisor {
                     self.step_unit(&name, Event::Stop, now);
                 }
             } else if unit.leaving {
+                self.past.insert(name.clone(), unit.incarnation);
                 self.units.remove(&name);
                 self.effects.push_back(Effect::Forget(name));
                 changed = true;
