@@ -218,6 +218,8 @@ impl World {
             }
         };
         let all: Vec<Kept> = self.core.status().into_iter().map(kept).collect();
+        // A rolling order that had reached a unit which was stopped wants it again.
+        self.stopped = all.iter().filter(|kept| !kept.wanted).map(|kept| kept.spec.name.clone()).collect();
         // Names that nobody has at this moment begin anew.
         self.lived.retain(|life| all.iter().any(|kept| kept.spec.name == life.unit));
         self.draining.clear();
