@@ -211,12 +211,18 @@ mod tests {
         let borrowed: Vec<BorrowedFd<'_>> = files.iter().map(AsFd::as_fd).collect();
         let line = "x".repeat(1 << 20);
         let (ours, mut theirs) = pair();
-        let (sent, received) = tokio::join!(ours.send(line.as_bytes(), &borrowed), theirs.receive());
-        sent.unwrap();
-        assert!(received.unwrap().unwrap() == line);
+        let sending = async {
+            ours.send(line.as_bytes(), &borrowed).await?;
+            // There is no byte for this one to go with.
+            assert!(ours.send(b"", &borrowed[..1]).await.is_err());
+            // Whoever waits for more is told that there is none.
+            drop(ours);
+            Ok(())
+        };
+        let ((), received) = tokio::try_join!(sending, theirs.receive()).unwrap();
+        assert!(received.unwrap() == line);
         let descriptors = theirs.descriptors(names.len()).unwrap();
         assert_eq!(descriptors.into_iter().map(text).collect::<Vec<_>>(), names);
-        assert!(ours.send(b"", &borrowed[..1]).await.is_err(), "there is no byte for it to go with");
     }
 
     #[tokio::test(flavor = "current_thread")]
