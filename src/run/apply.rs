@@ -29,6 +29,7 @@ use crate::wire::Answer;
 use crate::wire::GenerationResult;
 
 use super::Driver;
+use super::listeners::Bound;
 use super::policy;
 use super::reload::Asked;
 use super::reload::Prepared;
@@ -59,6 +60,8 @@ pub(super) struct Applying {
     /// Why it goes back.
     why: Option<String>,
     plan: Plan,
+    /// The sockets of addresses that are new, until they are listened at.
+    bound: Bound,
     /// The step that is being carried out.
     at: usize,
     /// Whether the router, and whatever is not one process's own, go by the target.
@@ -110,7 +113,7 @@ impl Applying {
 impl Driver {
     /// Begins a change that was looked at from all sides.
     pub(super) fn apply(&mut self, prepared: Prepared) {
-        let Prepared { asked, name: _, text, warnings, target, plan, back_to } = prepared;
+        let Prepared { asked, name: _, text, warnings, target, plan, bound, back_to } = prepared;
         let changes = plan.changes.iter().map(ToString::to_string).collect();
         let number = match self.generations.begin(&text, clock::wall(), &asked.who, changes) {
             Ok(number) => number,
@@ -134,6 +137,7 @@ impl Driver {
             old,
             why: None,
             plan,
+            bound,
             at: 0,
             switched: false,
             ticket: None,
@@ -258,6 +262,7 @@ impl Driver {
     fn switch(&mut self) {
         let Some(UnderWay::Applying(applying)) = &mut self.under_way else { return };
         applying.switched = true;
+        let bound = std::mem::take(&mut applying.bound);
         let images = std::mem::take(&mut self.running.images);
         let old = std::mem::replace(&mut self.running, Deployment { images, ..applying.target.clone() });
         let gone =
@@ -265,8 +270,8 @@ impl Driver {
         self.leaving.retain(|name, _| self.running.topology.unit(name).is_none());
         self.leaving.extend(gone.map(|unit| (unit.name.clone(), unit)));
         self.core.set_policy(policy(&self.running.config));
-        let table = self.table();
-        self.tell(table);
+        self.around.listeners.take(bound, &self.running.config.listen);
+        self.tell_table();
     }
 
     /// The core has done its part of a step, or could not.
@@ -319,6 +324,7 @@ impl Driver {
                 (applying.plan, applying.at, applying.switched) = (back, 0, false);
                 (applying.ticket, applying.deadline) = (None, None);
                 applying.reading.clear();
+                applying.bound = Bound::default();
                 (applying.target, applying.why) = (old, Some(why));
                 self.under_way = Some(UnderWay::Applying(applying));
                 self.advance();
@@ -351,6 +357,9 @@ impl Driver {
         let Some(UnderWay::Applying(applying)) = self.under_way.take() else { return };
         let Applying { asked, number, left, target, text, warnings, why, plan, .. } = *applying;
         self.running = target;
+        if self.around.listeners.close_others(&self.running.config.listen) {
+            self.tell_table();
+        }
         self.looked_at = None;
         self.milestone();
         let Some(why) = why else {

@@ -36,7 +36,6 @@ use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::FromRouter;
 use crate::wire::GenerationResult;
-use crate::wire::ListenerSettings;
 use crate::wire::Made;
 use crate::wire::ToRouter;
 
@@ -44,6 +43,7 @@ mod apply;
 mod births;
 mod chosen;
 mod link;
+mod listeners;
 mod memory;
 mod orders;
 mod output;
@@ -277,7 +277,8 @@ impl Driver {
                 }
                 self.troubles.insert(life.unit, text);
             }
-            News::Router(life, FromRouter::Accepting) => {
+            News::Router(life, FromRouter::Accepting { addresses }) => {
+                self.around.listeners.let_go(&addresses);
                 if self.core.ready(&life.unit).as_ref() != Some(&life) {
                     tracing::info!("{} is ready", life.unit);
                 }
@@ -409,24 +410,27 @@ impl Driver {
     }
 
     fn connect_router(&mut self, life: Life) {
-        let mut first = vec![self.table()];
-        // A router that outlived its last connection may believe in processes that have ended since.
-        first.extend(self.running.topology.synapse().map(|unit| match self.core.ready(&unit.name) {
-            Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
-            None => ToRouter::Down { unit: unit.name.clone() },
-        }));
         let socket = self.around.layout.router_socket();
-        self.router = Some(Link::new(life, socket, first, self.news.clone()));
+        self.router = Some(Link::new(life, socket, self.news.clone()));
+        self.tell_table();
+        // A router that outlived its last connection may believe in processes that have ended since.
+        for unit in self.running.topology.synapse() {
+            self.tell(match self.core.ready(&unit.name) {
+                Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
+                None => ToRouter::Down { unit: unit.name.clone() },
+            });
+        }
     }
 
-    fn table(&self) -> ToRouter {
-        let listeners =
-            self.running.config.listen.iter().map(|listen| ListenerSettings { admin: listen.admin });
-        ToRouter::Table {
+    fn tell_table(&self) {
+        let Some(router) = &self.router else { return };
+        let (listeners, sockets) = self.around.listeners.all();
+        let table = ToRouter::Table {
             topology: self.running.topology.clone(),
-            listeners: listeners.collect(),
+            listeners,
             trusted_proxies: self.running.config.trusted_proxies.clone(),
-        }
+        };
+        router.tell_table(table, sockets);
     }
 
     fn tell(&self, message: ToRouter) {
