@@ -68,8 +68,7 @@ fn an_address_is_added_and_nobody_notices() {
 
 #[test]
 fn whoever_came_by_an_address_that_goes_has_one_more_answer_and_is_told_to_leave() {
-    // Mutations, each seen red: their answers without `Connection: close`; the socket
-    // kept (a connect is not refused); sockets matched to settings by their place, so that the one that stays goes.
+    // Mutations, each seen red: their answers without `Connection: close`; the socket kept.
     let mut harness = Harness::new();
     let upstream = harness.up("generic-1", 1);
     let main = harness.up("main", 1);
