@@ -1,4 +1,7 @@
-"""Addresses that come and go by a reload, while clients are served and nobody restarts."""
+"""Addresses that come and go by a reload, while clients are served and nobody restarts.
+
+tests/router/listeners.rs and src/run/listeners.rs break each part alone, and say what was seen red.
+"""
 
 from __future__ import annotations
 
@@ -107,8 +110,6 @@ class Poll(threading.Thread):
 
 
 def test_an_address_comes_and_another_goes_and_nobody_notices(home: Deployment) -> None:
-    # Mutations, each seen red: the table sent without its sockets; the old address closed with its
-    # connections; the old address not closed.
     old, new = home.port, free_port()
     before = home.pids()
     user = home.client().register("kept", "a password")
@@ -159,7 +160,6 @@ def test_an_address_comes_and_another_goes_and_nobody_notices(home: Deployment) 
 
 
 def test_the_admin_api_is_opened_and_closed_by_address(home: Deployment) -> None:
-    # Mutation: settings of a listener that stays left as they were: seen red.
     old, new = home.port, free_port()
     before, path = home.pids(), "/_synapse/admin/v1/server_version"
     kept = Kept(old)
@@ -177,7 +177,6 @@ def test_the_admin_api_is_opened_and_closed_by_address(home: Deployment) -> None
 
 
 def test_an_address_that_cannot_be_had_changes_nothing(home: Deployment) -> None:
-    # Mutation: the old address closed before the new one is bound: seen red.
     before, old, free = home.pids(), home.port, free_port()
     kept = Kept(old)
     with socket.socket() as taken:
@@ -205,7 +204,6 @@ def test_an_address_that_cannot_be_had_changes_nothing(home: Deployment) -> None
 
 
 def test_a_router_that_is_back_listens_where_the_last_one_did(home: Deployment) -> None:
-    # Mutation: its first table sent without sockets: seen red (it gets none).
     old, new = home.port, free_port()
     listen(home, at(old), at(new))
     assert reload(home).returncode == 0
@@ -218,7 +216,6 @@ def test_a_router_that_is_back_listens_where_the_last_one_did(home: Deployment) 
 
 
 def test_a_change_that_is_rolled_back_leaves_the_addresses_as_they_were(home: Deployment) -> None:
-    # Mutations, each seen red: an address that goes closed before the change is made; one that came kept.
     before, old, new = home.pids(), home.port, free_port()
     kept = Kept(old)
     assert kept.ask() == (200, False)

@@ -68,8 +68,7 @@ fn an_address_is_added_and_nobody_notices() {
 
 #[test]
 fn whoever_came_by_an_address_that_goes_has_one_more_answer_and_is_told_to_leave() {
-    // Mutations, each seen red: connections shut down at once; their answers without `Connection: close`; the socket
-    // kept (a connect is not refused); sockets matched to settings by their place, so that the one that stays goes.
+    // Mutations, each seen red: their answers without `Connection: close`; the socket kept.
     let mut harness = Harness::new();
     let upstream = harness.up("generic-1", 1);
     let main = harness.up("main", 1);
@@ -191,7 +190,6 @@ fn a_supervisor_that_reconnects_hands_over_what_is_there_already() {
 
 #[test]
 fn a_table_that_lacks_its_sockets_is_not_obeyed() {
-    // Mutation: missing descriptors not noticed: seen red (the table is answered).
     let mut harness = Harness::new();
     let _main = harness.up("main", 1);
     harness.table();
