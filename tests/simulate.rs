@@ -39,8 +39,8 @@
 
 use std::collections::BTreeSet;
 
-use synvisor::supervise::{Change, Exit, Input, Kept, Life, Outcome, Policy, Spec, Supervisor, Ticket, Verb};
 use synvisor::supervise::UnitStatus;
+use synvisor::supervise::{Change, Exit, Input, Kept, Life, Outcome, Policy, Spec, Supervisor, Ticket, Verb};
 use synvisor::topology::UnitName;
 use synvisor::wire::Incarnation;
 
@@ -201,7 +201,12 @@ impl World {
         self.news.retain(|_, input| match input {
             Input::Exited { life, .. } | Input::StartFailed(life, _) => self.processes.contains_key(life),
             Input::Ready(life) => self.processes.contains_key(life),
-            _ => false,
+            Input::Adopt(_)
+            | Input::Desire(_)
+            | Input::Change(..)
+            | Input::Order(..)
+            | Input::Drained(_)
+            | Input::Shutdown => false,
         });
         let kept = |unit: UnitStatus| {
             let life = Life { unit: unit.name.clone(), incarnation: unit.incarnation };

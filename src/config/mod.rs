@@ -12,7 +12,7 @@ pub mod difference;
 pub mod effective;
 mod forms;
 mod keys;
-mod mask;
+pub(crate) mod mask;
 pub mod nearest;
 mod parse;
 mod presets;

@@ -115,6 +115,11 @@ impl SecretValues {
         self.0.iter().filter(another).map(|(source, _)| source)
     }
 
+    /// Every secret.
+    pub fn values(&self) -> impl Iterator<Item = &str> {
+        self.0.values().map(String::as_str)
+    }
+
     /// The secret; empty if it was not read.
     pub fn get(&self, source: &SecretSource) -> &str {
         self.0.get(source).map_or("", String::as_str)

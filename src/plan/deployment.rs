@@ -11,6 +11,7 @@ use toml::Value;
 use crate::config::Config;
 use crate::config::Parsed;
 use crate::config::effective::Effective;
+use crate::config::mask;
 use crate::config::secret::SecretSource;
 use crate::config::secret::SecretValues;
 use crate::render;
@@ -54,6 +55,9 @@ impl fmt::Debug for Image {
         f.debug_struct("Image").field("role", &self.role).finish_non_exhaustive()
     }
 }
+
+/// What is shorter hides nothing, and would take pieces out of ordinary words; in bytes.
+const SHORTEST: usize = 4;
 
 /// Everything that one configuration asks for.
 #[derive(Clone, PartialEq)]
@@ -118,6 +122,19 @@ impl Deployment {
             render::files(&self.config, name, &image.settings, &image.log)
         };
         self.images.iter().flat_map(files).collect()
+    }
+
+    /// What somebody else says of this deployment, without its secrets.
+    pub fn without_secrets(&self, text: &str) -> String {
+        let mut secrets: Vec<&str> = self.secrets.values().collect();
+        for (key, value) in self.images.values().flat_map(|image| &image.settings) {
+            mask::secrets(key, value, &mut secrets);
+        }
+        // The longest first: one may be a part of another.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.dedup();
+        secrets.retain(|secret| secret.len() >= SHORTEST && text.contains(secret));
+        secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "…"))
     }
 
     /// How many workers there are that do the same as this unit.

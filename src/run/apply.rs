@@ -3,7 +3,6 @@
 //! Each process gets its new files in the moment when nobody runs who must not see them: so whoever is started again for
 //! another reason meanwhile finds what it had.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
@@ -14,6 +13,7 @@ use crate::plan::Plan;
 use crate::plan::Step;
 use crate::plan::plan;
 use crate::render;
+use crate::render::FileSet;
 use crate::supervise::Change;
 use crate::supervise::Exit;
 use crate::supervise::Input;
@@ -26,6 +26,7 @@ use crate::sys::clock;
 use crate::sys::process;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::Generation;
 use crate::wire::GenerationResult;
 
 use super::Driver;
@@ -50,7 +51,7 @@ pub(super) struct Applying {
     /// The generation that it makes.
     number: u64,
     /// The generation that it goes back from, if somebody wants to go back.
-    left: Option<u64>,
+    left: Option<Generation>,
     /// What is to run in the end.
     target: Deployment,
     text: String,
@@ -91,9 +92,8 @@ impl Applying {
         if !self.reading.is_empty() {
             let names: Vec<UnitName> = self.reading.iter().map(|life| life.unit.clone()).collect();
             return format!(
-                "{} did not say within {} s that the files were read anew",
-                crate::plan::compressed(&names),
-                HUP_LIMIT / 1_000
+                "{} did not say in time that the files were read anew",
+                crate::plan::compressed(&names)
             );
         }
         let concerned = self.plan.steps.get(self.at).map(|step| &step.moves);
@@ -123,9 +123,9 @@ impl Driver {
         tracing::info!("{}: generation {number} is applied", asked.who);
         // Who has never served has nothing that one could go back to.
         let old = self.started.then(|| self.running.clone());
-        if let Some(unproven) = self.unproven.take() {
+        if !self.started && left.is_none() {
             let why = Some(format!("generation {number} took its place before it served"));
-            self.settle(unproven, GenerationResult::Failed, why);
+            self.settle(self.generation, GenerationResult::Failed, why);
         }
         self.under_way = Some(UnderWay::Applying(Box::new(Applying {
             asked,
@@ -231,9 +231,10 @@ impl Driver {
 
     /// Counts the time for the next one to get READY from now; a migration to another version takes what it takes.
     pub(super) fn wait_longer(&mut self, ticket: Ticket) {
+        let migrated = self.core.ready(&UnitName::main()).is_some();
         if let Some(applying) = self.applying().filter(|applying| applying.ticket == Some(ticket)) {
             let same = |old: &Deployment| old.synapse_version == applying.target.synapse_version;
-            let limited = applying.old.as_ref().is_none_or(same);
+            let limited = migrated || applying.old.as_ref().is_none_or(same);
             applying.deadline = limited.then(|| clock::now().after(START_LIMIT));
         }
     }
@@ -242,12 +243,12 @@ impl Driver {
     fn equip(&mut self, names: &[UnitName]) -> Result<(), String> {
         let Some(UnderWay::Applying(applying)) = &self.under_way else { return Ok(()) };
         let target = &applying.target;
+        let mut files = FileSet::new();
+        // Noted before anything is written: whose files may be other ones is among those who go back.
         for name in names {
             match target.images.get(name) {
                 Some(image) => {
-                    let files = render::files(&target.config, name, &image.settings, &image.log);
-                    let written = self.around.layout.write(&BTreeMap::from(files), &self.around.users);
-                    written.map_err(|error| error.to_string())?;
+                    files.extend(render::files(&target.config, name, &image.settings, &image.log));
                     self.running.images.insert(name.clone(), image.clone());
                 }
                 None => {
@@ -255,7 +256,8 @@ impl Driver {
                 }
             }
         }
-        Ok(())
+        let written = self.around.layout.write(&files, &self.around.users);
+        written.map(drop).map_err(|error| error.to_string())
     }
 
     /// Lets everything that is not one process's own go by the target.
@@ -295,10 +297,14 @@ impl Driver {
         read
     }
 
-    /// A process has ended; one that was told to read its files anew should not have.
-    pub(super) fn did_not_read(&mut self, life: &Life, exit: Exit) {
+    /// A process has ended that perhaps was told to read its files anew; who ends by order reads them at its next start.
+    pub(super) fn ended_reading(&mut self, life: &Life, exit: Exit, unasked: bool) {
         if self.applying().is_some_and(|applying| applying.reading.remove(life)) {
-            self.go_back(format!("{} ended when it read its files anew: {exit}", life.unit));
+            if unasked {
+                self.go_back(format!("{} ended when it read its files anew: {exit}", life.unit));
+            } else {
+                self.step_done();
+            }
         }
     }
 
@@ -319,6 +325,8 @@ impl Driver {
         let Some(UnderWay::Applying(mut applying)) = self.under_way.take() else { return };
         let Some(old) = applying.old.take() else { return self.stranded(*applying, &why) };
         tracing::warn!("{}: generation {} is rolled back: {why}", applying.asked.who, applying.number);
+        // At once: who starts in the middle of the way back must not try it again.
+        self.settle(applying.number, GenerationResult::RolledBack, Some(why.clone()));
         match plan(&self.running, &old) {
             Ok(back) => {
                 (applying.plan, applying.at, applying.switched) = (back, 0, false);
@@ -335,7 +343,14 @@ impl Driver {
 
     /// There is no way back, or it failed too.
     fn stranded(&mut self, applying: Applying, then: &str) {
-        let Applying { asked, number, why, .. } = applying;
+        let Applying { asked, number, left, why, .. } = applying;
+        if let Some(left) = left {
+            self.settle(left.number, left.result, left.why);
+        }
+        self.looked_at = None;
+        // Nobody else will let up who is still down for the sake of the others.
+        self.tickets += 1;
+        self.input(Input::Change(Ticket(self.tickets), Change::default()));
         let whole = match why {
             Some(first) => format!("{first}\n  and going back failed too: {then}"),
             None => then.to_owned(),
@@ -363,16 +378,15 @@ impl Driver {
         self.looked_at = None;
         self.milestone();
         let Some(why) = why else {
-            self.text = text;
+            (self.text, self.generation) = (text, number);
             self.settle(number, GenerationResult::Applied, None);
             self.milestone();
             let message = format!("generation {number}: {}", plan.summary());
             return asked.answer(Answer::done(and_warnings(message, &warnings)));
         };
         if let Some(left) = left {
-            self.settle(left, GenerationResult::Applied, None);
+            self.settle(left.number, left.result, left.why);
         }
-        self.settle(number, GenerationResult::RolledBack, Some(why.clone()));
         let (what, remedy) = why.split_once('\n').unwrap_or((&why, ""));
         let back = if plan.steps.is_empty() { "nobody had to go back".to_owned() } else { plan.summary() };
         asked.fail(format!(
@@ -382,10 +396,11 @@ impl Driver {
         ));
     }
 
-    /// Notes that somebody goes back from the generation in force, so that the next start does not return to it.
-    fn leave_behind(&self, who: &str) -> Option<u64> {
-        let left = self.generations.applied()?.number;
-        self.settle(left, GenerationResult::RolledBack, Some(who.to_owned()));
+    /// Notes that somebody goes back from the generation that runs, so that the next start does not return to it.
+    fn leave_behind(&self, who: &str) -> Option<Generation> {
+        let all = self.generations.list();
+        let left = all.into_iter().find(|generation| generation.number == self.generation)?;
+        self.settle(left.number, GenerationResult::RolledBack, Some(who.to_owned()));
         Some(left)
     }
 

@@ -35,7 +35,8 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
             let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             let state = Config::state_dir(&document.text, whole.parent().unwrap_or(Path::new("/")));
             let generations = Generations::new(Layout::generations_below(&state));
-            let Some((number, usable)) = last_good(&generations, path, credentials) else {
+            let Some((number, usable)) = read(&generations, path, credentials, &[GenerationResult::Applied])
+            else {
                 return Err(unusable);
             };
             tracing::warn!("{}", unusable.to_string().trim_end());
@@ -48,7 +49,9 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
     };
     let generations = Generations::new(Layout::of(&usable.parsed.config).generations());
     if let Some(undone) = generations.undone(&usable.text, path)
-        && let Some((number, good)) = last_good(&generations, path, credentials)
+        // A rollback that was interrupted goes on.
+        && let Some((number, good)) =
+            read(&generations, path, credentials, &[GenerationResult::Applied, GenerationResult::Applying])
     {
         let note = format!("generation {number} runs; {undone}");
         return Ok(Chosen { usable: good, fallen_back: Some((usable.text, note)) });
@@ -56,12 +59,15 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
     Ok(Chosen { usable, fallen_back: None })
 }
 
-fn last_good(
+/// The newest generation of which this became.
+fn read(
     generations: &Generations,
     path: &Path,
     credentials: Option<&OsString>,
+    results: &[GenerationResult],
 ) -> Option<(u64, Usable)> {
-    let Generation { number, .. } = generations.applied()?;
+    let all = generations.list();
+    let number = all.iter().rfind(|generation| results.contains(&generation.result))?.number;
     let text = generations.text(number).ok()?;
     let document = Document { name: format!("generation {number}"), text };
     match toml::usable_as(document, path, credentials) {
@@ -73,11 +79,11 @@ fn last_good(
     }
 }
 
-/// Notes with which configuration a start begins; gives the generation that is still to prove itself.
+/// Notes with which configuration a start begins, and gives the number of its generation.
 ///
 /// # Errors
 /// Of the file system.
-pub(super) fn note(generations: &Generations, usable: &Usable) -> Result<Option<u64>, FsError> {
+pub(super) fn note(generations: &Generations, usable: &Usable) -> Result<u64, FsError> {
     let newest = generations.of_text(&usable.text);
     let resumed = newest.as_ref().filter(|generation| generation.result == GenerationResult::Applying);
     let under_way = |generation: &&Generation| generation.result == GenerationResult::Applying;
@@ -91,12 +97,11 @@ pub(super) fn note(generations: &Generations, usable: &Usable) -> Result<Option<
     let in_force =
         |newest: &Generation| applied.as_ref().is_some_and(|applied| applied.number == newest.number);
     match newest {
-        Some(newest) if in_force(&newest) => Ok(None),
-        Some(newest) if newest.result == GenerationResult::Applying => Ok(Some(newest.number)),
+        Some(newest) if in_force(&newest) || newest.result == GenerationResult::Applying => Ok(newest.number),
         Some(_) | None => {
             let before = applied.and_then(|applied| generations.text(applied.number).ok());
             let changes = before.map_or_else(Vec::new, |before| changes(&before, usable));
-            generations.begin(&usable.text, clock::wall(), "start", changes).map(Some)
+            generations.begin(&usable.text, clock::wall(), "start", changes)
         }
     }
 }

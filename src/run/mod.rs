@@ -109,8 +109,8 @@ struct Driver {
     /// Units that the configuration has no more, until they are gone.
     leaving: BTreeMap<UnitName, Unit>,
     generations: Generations,
-    /// A generation that counts as applied once the homeserver serves.
-    unproven: Option<u64>,
+    /// The generation that runs; it counts as applied once the homeserver serves.
+    generation: u64,
     /// A change of the configuration.
     under_way: Option<UnderWay>,
     /// How often Synapse was asked to read files on trial.
@@ -159,7 +159,8 @@ impl Driver {
         let mut memory = tokio::time::interval(memory::INTERVAL);
         while !self.finished {
             let deadline = self.core.poll_timeout();
-            let services_due = self.service_missing().then_some(give_up).filter(|_| !self.stopping);
+            let services_due =
+                self.service_missing().then_some(give_up).filter(|_| !self.stopping && !self.started);
             tokio::select! {
                 readable = self.notify.readable() => {
                     if readable.is_ok() { self.hear(); }
@@ -243,7 +244,7 @@ impl Driver {
             }
             self.learn_from_exit(&life, exit, detail.as_deref());
             self.input(Input::Exited { life: life.clone(), exit, detail });
-            self.did_not_read(&life, exit);
+            self.ended_reading(&life, exit, unasked);
         }
     }
 
@@ -258,6 +259,7 @@ impl Driver {
             line.chars().any(char::is_alphanumeric) && !line.starts_with("There may be more information")
         };
         let last = text.lines().rev().map(str::trim).find(said)?;
+        let last = self.running.without_secrets(last);
         Some(last.chars().take(300).collect())
     }
 
@@ -317,8 +319,9 @@ impl Driver {
         let ready = |name: UnitName| self.core.ready(&name).is_some();
         if !self.started && ready(UnitName::main()) && ready(UnitName::router()) {
             self.started = true;
-            if let Some(number) = self.unproven.take() {
-                self.settle(number, GenerationResult::Applied, None);
+            // One that takes its place at this moment is settled when that is done.
+            if !matches!(self.under_way, Some(UnderWay::Applying(_))) {
+                self.settle(self.generation, GenerationResult::Applied, None);
             }
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
             let addresses: Vec<String> =

@@ -5,6 +5,7 @@ use nix::time::clock_gettime;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
+use crate::config::Config;
 use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Usable;
@@ -186,12 +187,29 @@ impl Driver {
             Ok(bound) => bound,
             Err(why) => return asked.fail(format!("nothing was changed: {why}")),
         };
+        if let Err(why) = self.has_services(&target.config) {
+            return asked.fail(format!("nothing was changed: {why}"));
+        }
         let Usable { text, warnings, .. } = usable;
         if plan.is_empty() {
             (self.text, self.looked_at) = (text, None);
             return asked.answer(Answer::done(and_warnings(plan.summary(), &warnings)));
         }
         self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, bound, back_to }));
+    }
+
+    /// Whether the embedded services of a configuration are there to be started.
+    fn has_services(&self, new: &Config) -> Result<(), String> {
+        let around = &self.around;
+        let database = around.layout.postgres_data().join("data").join("PG_VERSION");
+        let what = if new.database.is_embedded() && !(around.venv.postgres.is_some() && database.exists()) {
+            "[database] cannot become embedded while it runs: its directory is made when the service starts"
+        } else if new.redis.is_embedded() && around.venv.redis.is_none() {
+            "[redis] cannot become embedded while it runs: its program is looked for when the service starts"
+        } else {
+            return Ok(());
+        };
+        Err(format!("{what}\n  apply it by a full restart: systemctl restart synvisor"))
     }
 
     /// When what is under way has taken too long.

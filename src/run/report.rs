@@ -31,8 +31,7 @@ pub(super) struct Facts<'a> {
 }
 
 pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport {
-    let all_ready =
-        units.iter().all(|unit| unit.state == "ready" || (unit.state == "down" && unit.reason.is_none()));
+    let all_ready = units.iter().all(|unit| unit.state == "ready" || (unit.state == "down" && !unit.wanted));
     let state = match (facts.stopping, facts.started, all_ready) {
         (true, _, _) => OverallState::Stopping,
         (false, false, _) => OverallState::Starting,

@@ -98,7 +98,7 @@ pub fn supervise(
     // Now that every secret is there.
     let running = planning::deployment(&usable);
     let generations = Generations::new(layout.generations());
-    let unproven = chosen::note(&generations, &usable).map_err(failed)?;
+    let generation = chosen::note(&generations, &usable).map_err(failed)?;
     layout.write(&running.render(), &users).map_err(failed)?;
     layout.write(&forkserver::program(&layout.fork_server_program()), &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
@@ -122,7 +122,7 @@ pub fn supervise(
         text: usable.text,
         fallen_back,
         generations,
-        unproven,
+        generation,
     };
     runtime.block_on(parts.run())
 }
@@ -181,7 +181,7 @@ struct Parts {
     text: String,
     fallen_back: Option<(String, String)>,
     generations: Generations,
-    unproven: Option<u64>,
+    generation: u64,
 }
 
 impl Parts {
@@ -227,7 +227,7 @@ impl Parts {
             },
             leaving: BTreeMap::new(),
             generations: self.generations,
-            unproven: self.unproven,
+            generation: self.generation,
             under_way: None,
             trials: 0,
             credentials: self.credentials,

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
@@ -36,6 +35,9 @@ use super::spawn::TRIAL;
 /// Synapse reads a file in a tenth of a second, or two where it must be imported first.
 const PATIENCE: u64 = 60_000;
 
+/// Bytes of what a process prints that are looked at.
+const MOST_OUTPUT: u64 = 1 << 20;
+
 /// What shows the place of a setting of Synapse's in the TOML.
 const TABLE: &str = "[synapse]";
 
@@ -60,7 +62,7 @@ struct Reader {
     files: FileSet,
     environment: BTreeMap<String, String>,
     /// What it prints.
-    output: PathBuf,
+    output: File,
     /// Whether the fork server could not make it, and it is an interpreter of its own.
     alone: bool,
 }
@@ -104,10 +106,10 @@ impl Driver {
         for (environment, files) in others {
             self.trials += 1;
             let life = Life { unit: UnitName::new(TRIAL), incarnation: Incarnation(self.trials) };
-            let output = self.around.layout.check().join(format!("{}.output", self.trials));
+            let output = fs::nameless(TRIAL)?;
             self.around.layout.write(&files, &self.around.users).map_err(io::Error::other)?;
             let reader = Reader { files, environment, output, alone: false };
-            let printed = self.printed(&reader)?;
+            let printed = reader.output.try_clone()?;
             let target = &trial.prepared.target;
             self.start_trial(&life, reader.arguments(), &reader.environment, target, printed)?;
             trial.readers.insert(life, reader);
@@ -115,17 +117,17 @@ impl Driver {
         Ok(())
     }
 
-    /// What a reader prints to.
-    fn printed(&self, reader: &Reader) -> io::Result<File> {
-        fs::append(&reader.output, self.around.users.synapse.as_ref()).map_err(io::Error::other)
-    }
-
     /// The files that processes would read in place of those that they have read, by the environment that they have.
     fn others(&self, target: &Deployment) -> BTreeMap<BTreeMap<String, String>, FileSet> {
         let another = target.synapse_version != self.running.synapse_version
             || target.config.python != self.running.config.python;
         let other = |name: &UnitName, image: &Image| {
-            another || self.running.images.get(name).is_none_or(|held| held.settings != image.settings)
+            let same = |held: &Image| {
+                held.settings == image.settings
+                    && held.files == image.files
+                    && held.environment == image.environment
+            };
+            another || !self.running.images.get(name).is_some_and(same)
         };
         let mut others: BTreeMap<_, FileSet> = BTreeMap::new();
         for (name, image) in target.images.iter().filter(|(name, image)| other(name, image)) {
@@ -143,9 +145,9 @@ impl Driver {
         let config = trial.prepared.target.config.clone();
         if exit.is_none() && !reader.alone {
             // Without the fork server it takes longer.
-            let started = self.printed(&reader).and_then(|output| {
-                spawn::execute_trial(reader.arguments(), &reader.environment, &config, &output, &self.around)
-            });
+            let arguments = reader.arguments();
+            let started =
+                spawn::execute_trial(arguments, &reader.environment, &config, &reader.output, &self.around);
             if let (Ok(pid), Some(UnderWay::Trial(trial))) = (&started, &mut self.under_way) {
                 trial.readers.insert(life.clone(), Reader { alone: true, ..reader });
                 self.pids.insert(*pid, life.clone());
@@ -153,17 +155,21 @@ impl Driver {
             }
         }
         let Some(UnderWay::Trial(mut trial)) = self.under_way.take() else { return };
-        let said = fs::read(&reader.output).unwrap_or_default();
+        let said = fs::contents(&reader.output, MOST_OUTPUT).unwrap_or_default();
+        if trial.readers.is_empty() {
+            // They hold secrets, and nobody needs them any more.
+            let _ = fs::clear(&self.around.layout.check());
+        }
         let verdicts: Vec<Verdict> =
             said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         if exit != Some(Exit::Code(0)) || verdicts.len() != reader.files.len() {
             let how = exit.map_or_else(|| "it could not be started".to_owned(), |exit| exit.to_string());
             let last = said.lines().next_back().unwrap_or("it said nothing");
+            let last = trial.prepared.target.without_secrets(last);
             // What the other readers find does not matter any more.
             return trial.prepared.asked.fail(format!(
                 "nothing was changed: Synapse did not finish reading its new configuration ({how}): {last}\n  \
-                 reload again; what it printed stands in {}",
-                reader.output.display()
+                 reload again"
             ));
         }
         trial.verdicts.extend(verdicts);
@@ -204,7 +210,7 @@ fn refusal(verdicts: &[Verdict], prepared: &Prepared, running: &Deployment) -> O
         return None;
     }
     let problem = |(what, path, units): (&str, &[String], Vec<UnitName>)| {
-        let what = format!("Synapse refuses this: {}", what.trim_end());
+        let what = prepared.target.without_secrets(&format!("Synapse refuses this: {}", what.trim_end()));
         let whose = crate::plan::compressed(&units);
         let remedy = format!("it concerns {whose}");
         Problem::error(place(what.as_str(), path, &prepared.target, running), what, remedy)
@@ -217,8 +223,13 @@ fn unit_of(file: &Path) -> UnitName {
     UnitName::new(file.file_stem().unwrap_or_default().to_string_lossy())
 }
 
-/// Where the setting stands that Synapse names, or that its words name if they name one only, or that is the only one which
-/// is another than before.
+/// Whether somebody's words name a file that a setting names.
+fn names(held: &Effective, what: &str) -> bool {
+    held.value.split(['"', '\'']).any(|text| text.starts_with('/') && what.contains(text))
+}
+
+/// Where the setting stands that Synapse names, or that its words name if they name one only, or a file of it; or that is
+/// the only one which is another than before.
 fn place(what: &str, path: &[String], target: &Deployment, running: &Deployment) -> Option<Range<usize>> {
     let said = |key: &str| {
         let edge = |c: char| !(c.is_alphanumeric() || c == '_');
@@ -237,5 +248,6 @@ fn place(what: &str, path: &[String], target: &Deployment, running: &Deployment)
     path.first()
         .and_then(|first| only(&|held| held.key == *first))
         .or_else(|| only(&|held| said(&held.key)))
+        .or_else(|| only(&|held| names(held, what)))
         .or_else(|| only(&|held| !before(held)))
 }

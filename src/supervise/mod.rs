@@ -396,8 +396,7 @@ mod tests {
         let main = UnitName::main();
         let spec = Spec { name: main.clone(), needs: Vec::new(), stage: 1, routed: true, inherits: true };
         let incarnation = Incarnation(7);
-        let kept =
-            Kept { spec, incarnation, alive: Some(false), ending: true, wanted: true, leaving: false };
+        let kept = Kept { spec, incarnation, alive: Some(false), ending: true, wanted: true, leaving: false };
         core.handle(Input::Adopt(vec![kept]), Time(0));
         let life = Life { unit: main, incarnation };
         assert_eq!(core.poll_effect(), Some(Effect::Signal(life, Ending::Terminate)));

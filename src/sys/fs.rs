@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -162,6 +163,33 @@ pub fn append(path: &Path, owner: Option<&User>) -> Result<File, FsError> {
         Ok(file)
     };
     open().map_err(at("open", path))
+}
+
+/// A file in memory that has no name: nobody comes to it who was not given its descriptor.
+pub fn nameless(name: &str) -> io::Result<File> {
+    Ok(nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// What a file holds from its beginning, at most `most` bytes, wherever its writer stands.
+pub fn contents(file: &File, most: u64) -> io::Result<String> {
+    let mut held = vec![0; usize::try_from(file.metadata()?.len().min(most)).unwrap_or_default()];
+    let read = file.read_at(&mut held, 0)?;
+    held.truncate(read);
+    Ok(String::from_utf8_lossy(&held).into_owned())
+}
+
+/// Reads a text file that nobody but our own user may have written.
+pub fn read_own(path: &Path) -> Result<String, FsError> {
+    let read = || -> io::Result<String> {
+        let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+        if file.metadata()?.uid() != nix::unistd::geteuid().as_raw() {
+            return Err(io::Error::other("it belongs to somebody else"));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    read().map_err(at("read", path))
 }
 
 /// The last `bytes` bytes of a file, from the start of a line, as text.

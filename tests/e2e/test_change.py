@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.deployment import LIVELY, Deployment, deployed, over_unix_socket, wait_for
+from tests.support.endpoints import appservice_registration
 from tests.support.toolchain import ROOT
 from tests.support.traffic import UNLIMITED, Traffic
 
@@ -176,6 +177,32 @@ def test_a_start_with_mistakes_runs_what_worked(home: Deployment) -> None:
     home.toml.write_text(text)
     assert home.cli("reload").returncode == 0
     assert "mistakes" not in notes(home)
+
+
+def test_a_file_that_goes_bad_is_found_before_anything_is_touched(home: Deployment) -> None:
+    # Mutations, each seen red: only settings compared; secrets left in what Synapse says.
+    bridge, secret = home.directory / "bridge.yaml", home.directory / "secret"
+    appservice_registration("http://127.0.0.1:9", bridge)
+    home.synapse = f'app_service_config_files = ["{bridge}"]\n{UNLIMITED}{LIVELY}'
+    home.write()
+    assert home.cli("reload").returncode == 0
+    before, good = home.pids(), bridge.read_text()
+    bridge.write_text("id: [")
+    done = home.cli("reload")
+    assert done.returncode == 78, done
+    assert "app_service_config_files" in done.stderr
+    bridge.write_text(good)
+    secret.write_text("hunter2-hunter2")
+    secret.chmod(0o600)
+    for value in ('"hunter2-hunter2"', f'{{ secret_file = "{secret}" }}'):
+        home.synapse = f"oidc_providers = [{{ idp_id = 'x', client_secret = {value} }}]\n{UNLIMITED}{LIVELY}"
+        home.write()
+        done = home.cli("reload")
+        assert done.returncode == 78, done
+        assert "client_secret" in done.stderr
+        assert "hunter2" not in done.stderr + home.output.read_text()
+    assert home.pids() == before
+    assert not list((home.state / "check").iterdir())
 
 
 REFUSED = {

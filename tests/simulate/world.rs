@@ -161,7 +161,12 @@ impl World {
             Input::Drained(life) => {
                 self.draining.remove(life);
             }
-            Input::Ready(_) | Input::Adopt(_) | Input::Desire(_) | Input::Change(..) | Input::Order(..) | Input::Shutdown => {}
+            Input::Ready(_)
+            | Input::Adopt(_)
+            | Input::Desire(_)
+            | Input::Change(..)
+            | Input::Order(..)
+            | Input::Shutdown => {}
         }
         self.core.handle(input, self.now);
         self.obey();
