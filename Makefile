@@ -66,7 +66,7 @@ e2e: venv
 
 test-system: venv
 	$(CARGO) build --release --locked
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/system
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
 
 bench: venv
 	$(CARGO) build --release --locked

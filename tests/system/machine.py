@@ -1,7 +1,8 @@
 """A fresh Debian with systemd as its first process, in a container, to test the service as it is shipped.
 
-It has the kernel, network and loopback of the host, and process and cgroup trees of its own. Its root file
-system is made once, from the mirror of the host's apt; what a machine writes is in memory, and gone with it.
+It has the kernel, network and loopback of the host, and process and cgroup trees of its own. The root file
+system of a release is made once, from the mirror of the host's apt; what a machine writes is in memory, and
+gone with it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from pathlib import Path
 from tests.support.deployment import children, wait_for
 from tests.support.toolchain import install_packages, say, work_directory
 
-# Beside systemd: what the host's virtualenv needs of a system, and ps.
-PACKAGES = ["systemd", "systemd-sysv", "dbus", "ca-certificates", "procps", "python3", "libpq5"]
+# Beside systemd: ps, and the libraries of the host's virtualenv and its interpreter.
+PACKAGES = ["systemd", "systemd-sysv", "dbus", "ca-certificates", "procps"]
+PACKAGES += ["libexpat1", "libffi8", "libpq5", "libsqlite3-0", "zlib1g"]
 BASES = work_directory() / "system"
 # How the host's apt reaches its mirror.
 INHERITED = ("Acquire::http", "Acquire::Check-")
@@ -37,8 +39,16 @@ def asked(*command: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def mirror(suite: str) -> str:
-    """Where the host's apt has its own suite from."""
+def suites() -> list[str]:
+    """Releases to test on: the host's own and, with another systemd, the one after it."""
+    own = platform.freedesktop_os_release().get("VERSION_CODENAME", "unknown")
+    # What was built on a newer one would not run on an older one.
+    return [own, "trixie"] if own == "bookworm" else [own]
+
+
+def mirror() -> str:
+    """Where the host's apt has its own release from."""
+    suite = suites()[0]
     command = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
     for line in asked(*command):
         release, _, address = line.partition(" ")
@@ -47,10 +57,8 @@ def mirror(suite: str) -> str:
     raise AssertionError(f"the host's apt has no source for {suite}: add it to /etc/apt/sources.list")
 
 
-def base() -> Path:
+def base(suite: str) -> Path:
     """The root file system that machines begin with, made if need be."""
-    # The host's own suite, so that the interpreter of the virtualenv is the same there.
-    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
     directory = BASES / suite
     mark = BASES / f"{suite}.complete"
     if mark.exists() and mark.read_text(encoding="utf-8") == " ".join(PACKAGES):
@@ -67,7 +75,7 @@ def base() -> Path:
     command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
     # Nothing has to survive a power cut.
     command += ["--dpkgopt=force-unsafe-io", *(f"--aptopt={line}" for line in settings)]
-    command += [suite, str(directory), mirror(suite)]
+    command += [suite, str(directory), mirror()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
     (directory / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="utf-8")
@@ -90,9 +98,9 @@ def unified() -> Path:
 class Machine:
     """One machine, from boot to power-off."""
 
-    def __init__(self, readable: list[Path]) -> None:
-        """`readable` is what it sees of the host, at the same place."""
-        self.base, self.readable = base(), readable
+    def __init__(self, suite: str, readable: dict[Path, Path]) -> None:
+        """`readable` is where it sees what of the host."""
+        self.base, self.readable = base(suite), readable
         self.directory = Path(tempfile.mkdtemp(prefix="synvisor-machine-"))
         self.console = self.directory / "console"
         self.cgroup = unified() / self.directory.name
@@ -102,7 +110,7 @@ class Machine:
         """Returns when systemd has nothing more to start."""
         # A cgroup of its own, so that two machines do not meet.
         self.cgroup.mkdir()
-        binds = [f"--bind-ro={path}" for path in self.readable]
+        binds = [f"--bind-ro={held}:{seen}" for seen, held in self.readable.items()]
         command = ["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit", "--console=pipe"]
         command += ["--hostname=machine", "--resolv-conf=off", "--volatile=overlay"]
         command += [*binds, "-D", str(self.base)]

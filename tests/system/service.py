@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,20 @@ UNIT = "synvisor.service"
 TOML = "/etc/synvisor/synvisor.toml"
 
 
+def python(venv: Path) -> dict[Path, Path]:
+    """A virtualenv of the host and what its interpreter consists of, by where they are looked for."""
+    interpreter = venv / "bin" / "python3"
+    where = [str(interpreter), "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]
+    library = Path(subprocess.run(where, capture_output=True, text=True, check=True).stdout.strip())
+    return {venv: venv, library: library, interpreter.readlink(): interpreter.resolve()}
+
+
 class Service:
     """One homeserver, administered by `systemctl` and the TOML."""
 
-    def __init__(self) -> None:
-        # The virtualenv's interpreter is Debian's own, of the same release here and there.
+    def __init__(self, suite: str) -> None:
         self.venv = prepare().resolve()
-        self.machine = Machine([self.venv])
+        self.machine = Machine(suite, python(self.venv))
         self.port = free_port()
         self.reset()
 
@@ -101,9 +110,10 @@ address = "127.0.0.1:{self.port}"
         """What systemd says that the supervisor told it, since it was started."""
         self.machine.run("journalctl", "--sync")
         pid = self.properties("MainPID")["MainPID"]
-        heard = f"{UNIT}: Got notification message from PID {pid} ("
         lines = self.machine.run("journalctl", "--no-pager", "--output=cat", "_PID=1").stdout.splitlines()
-        return [line.removeprefix(heard).removesuffix(")") for line in lines if line.startswith(heard)]
+        # As systemd 252 and as 257 put it.
+        heard = re.compile(rf"{UNIT}: Got notification message from PID {pid}(?: \((.*)\)|: (.*))")
+        return [match[1] or match[2] for line in lines if (match := heard.fullmatch(line))]
 
     def close(self) -> None:
         self.machine.stop()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
+import uuid
+
+from tests.support.deployment import wait_for
 from tests.support.matrix import Client
 
 from .service import UNIT, Service
@@ -56,12 +60,23 @@ def test_who_runs_as_whom_and_may_what(service: Service) -> None:
     assert not [closed for closed in ("/run/synvisor/private", "/var/lib/synvisor") if enters(closed)]
 
 
-def test_a_stop_leaves_nothing_and_goes_in_order(service: Service) -> None:
+def test_a_stop_answers_what_was_asked_and_leaves_nothing(service: Service) -> None:
     # Mutation: KillMode=control-group, which ends PostgreSQL and Redis under Synapse: seen red.
+    user = Client(service.port).register(f"user-{uuid.uuid4().hex[:8]}", "a password")
+    upload = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
+    upload.putrequest("POST", "/_matrix/media/v3/upload")
+    upload.putheader("Authorization", f"Bearer {user.token}")
+    upload.putheader("Content-Length", "6")
+    upload.endheaders(b"one")
     cgroup = service.properties("ControlGroup")["ControlGroup"]
     processes = service.machine.root / f"sys/fs/cgroup{cgroup}/cgroup.procs"
     assert len(processes.read_text().split()) > len(service.pids())
-    service.systemctl("stop", UNIT)
+    stop = service.machine.start("systemctl", "stop", UNIT)
+    wait_for("it stops", lambda: True if service.state() == "deactivating/stop-sigterm" else None)
+    upload.send(b"two")
+    assert upload.getresponse().status == 200
+    upload.close()
+    assert stop.wait(timeout=120) == 0, stop.communicate()
     assert service.state() == "inactive/dead"
     assert service.properties("Result", "ExecMainStatus") == {"Result": "success", "ExecMainStatus": "0"}
     assert not processes.exists()
