@@ -98,7 +98,7 @@ EDITS = {
 
 
 def test_a_reload_is_done_when_systemctl_returns_and_fails_no_request(service: Service) -> None:
-    # Mutation: ExecReload that only sends SIGHUP, and so ends before it is done: seen red.
+    # Mutation: an answer at once and no RELOADING=1, either of which systemd waits by: seen red.
     pids = service.pids()
     with Asking(service.port) as asking:
         for name, (workers, units, concerned) in EDITS.items():
@@ -121,7 +121,8 @@ def test_a_reload_is_done_when_systemctl_returns_and_fails_no_request(service: S
 def test_a_reload_that_is_refused_fails_and_changes_nothing(
     service: Service, workers: str, settings: str, reason: str
 ) -> None:
-    # Mutation: READY=1 not sent after a failure (src/run/reload.rs, `answer`): seen red.
+    # Mutations, each seen red: READY=1 not sent after a failure (src/run/reload.rs, `answer`); an ExecReload
+    # that only sends SIGHUP.
     before, begun, heard = service.pids(), time.monotonic(), len(service.notifications())
     service.workers, service.synapse = workers, settings + service.synapse
     service.write()
@@ -159,7 +160,7 @@ def under_way(service: Service) -> None:
 
 
 def test_systemctl_waits_for_a_slow_reload(service: Service) -> None:
-    # Mutation: ExecReload that only sends SIGHUP, and so ends before it is done: seen red.
+    # Mutation: an answer at once and no RELOADING=1, either of which systemd waits by: seen red.
     begun, heard = time.monotonic(), len(service.notifications())
     service.workers = "generic = 3"
     service.write()
@@ -177,7 +178,7 @@ def test_systemctl_waits_for_a_slow_reload(service: Service) -> None:
 
 
 def test_sighup_reloads_and_systemd_sees_it(service: Service) -> None:
-    # Mutations, each seen red: RELOADING=1 not sent; READY=1 not sent (src/run/reload.rs).
+    # Mutation: RELOADING=1 not sent (src/run/reload.rs, `announce`): seen red.
     begun, heard = time.monotonic(), len(service.notifications())
     service.workers = "generic = 3"
     service.write()
