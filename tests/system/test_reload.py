@@ -122,7 +122,7 @@ def test_a_reload_that_is_refused_fails_and_changes_nothing(
     service: Service, workers: str, settings: str, reason: str
 ) -> None:
     # Mutations, each seen red: READY=1 not sent after a failure (src/run/reload.rs, `answer`); an ExecReload
-    # that only sends SIGHUP.
+    # that only sends SIGHUP; a status that is the message's first line alone (`gist`).
     before, begun, heard = service.pids(), time.monotonic(), len(service.notifications())
     service.workers, service.synapse = workers, settings + service.synapse
     service.write()
