@@ -11,7 +11,7 @@ help:
 	@echo "make test          every check and test, with real Synapse, PostgreSQL and Valkey"
 	@echo "make test-system   test the service under systemd, in a Debian of its own (needs root)"
 	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
-	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, and routing"
+	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning, and routing"
 	@echo "                   (OPTIONS='--setup one-of-each --rounds 1' for some of it; see --help)"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what was built"
@@ -71,6 +71,7 @@ test-system: venv
 bench: venv
 	$(CARGO) build --release --locked
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.restart $(OPTIONS)
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.reload
 	$(CARGO) bench --locked --bench route
 
 fmt:

@@ -3,6 +3,7 @@
 //! Between supervisor and router one JSON value a line; on the control socket JSON bodies of HTTP.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,8 @@ pub struct Incarnation(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToRouter {
-    /// The processes to route to; replaces the previous topology. Units that it does not name are forgotten.
+    /// The processes to route to, and the listening sockets, which come with the line in the order of `listeners`; replaces
+    /// the previous table. Units and addresses that it does not name are forgotten.
     Table { topology: Topology, listeners: Vec<ListenerSettings>, trusted_proxies: Vec<IpNet> },
     /// This unit is READY and takes requests.
     Up { unit: UnitName, incarnation: Incarnation },
@@ -28,6 +30,16 @@ pub enum ToRouter {
     Drain { unit: UnitName, incarnation: Incarnation },
     /// Answer [`FromRouter::Counts`], so that an order can say what it cost.
     Count { ticket: u64 },
+}
+
+impl ToRouter {
+    /// How many sockets come with it.
+    pub fn sockets(&self) -> usize {
+        match self {
+            Self::Table { listeners, .. } => listeners.len(),
+            Self::Up { .. } | Self::Down { .. } | Self::Drain { .. } | Self::Count { .. } => 0,
+        }
+    }
 }
 
 /// What the router has counted of requests for one unit since its own start.
@@ -59,9 +71,11 @@ impl Counts {
     }
 }
 
-/// What the router must know of each listener it inherited, in the order of the descriptors.
+/// What the router must know of a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerSettings {
+    /// Which one it is: no two sockets can have the same.
+    pub address: SocketAddr,
     /// Whether `/_synapse/admin` is reachable on it.
     pub admin: bool,
 }
@@ -70,8 +84,8 @@ pub struct ListenerSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum FromRouter {
-    /// A table is in force and the listeners are being accepted from.
-    Accepting,
+    /// A table is in force, and connections are accepted at these addresses and no others.
+    Accepting { addresses: Vec<SocketAddr> },
     /// Nothing is in flight any more to this incarnation.
     Drained { unit: UnitName, incarnation: Incarnation },
     /// The answer to [`ToRouter::Count`], with every unit of the table.

@@ -4,7 +4,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use std::io::Read;
-use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -20,6 +19,8 @@ mod bodies;
 mod drain;
 #[path = "router/harness.rs"]
 mod harness;
+#[path = "router/listeners.rs"]
+mod listeners;
 #[path = "router/parking.rs"]
 mod parking;
 #[path = "router/replay.rs"]
@@ -165,7 +166,6 @@ fn the_end_may_come_before_the_first_table() {
     // Mutation: only the first table waited for: seen red, the drain time-out of an hour runs.
     let directory = tempfile::tempdir().unwrap();
     let setup = RouterSetup {
-        listeners: vec![TcpListener::bind("127.0.0.1:0").unwrap()],
         control: UnixListener::bind(directory.path().join("router.sock")).unwrap(),
         allowed_uids: Vec::new(),
         drain_timeout: Duration::from_secs(3_600),

@@ -27,6 +27,9 @@
 //! - A change that lets all stages up at once: "comes up before".
 //! - `held` ignored where units start: "comes up while".
 //! - `begin` without `batch`: "signalled while its batch".
+//! - Adoption that forgets the incarnation of who is gone: "lives once more"; that takes the dead for alive: "though its
+//!   end is known"; that does not see who lives: "started while"; that wants what was stopped, or keeps what leaves:
+//!   "forgotten alive", "held for"; that does not know of sockets: "held for".
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
@@ -36,7 +39,8 @@
 
 use std::collections::BTreeSet;
 
-use synvisor::supervise::{Change, Exit, Input, Life, Outcome, Policy, Spec, Ticket, Verb};
+use synvisor::supervise::{Change, Exit, Input, Kept, Life, Outcome, Policy, Spec, Supervisor, Ticket, Verb};
+use synvisor::supervise::UnitStatus;
 use synvisor::topology::UnitName;
 use synvisor::wire::Incarnation;
 
@@ -45,6 +49,7 @@ mod random;
 #[path = "simulate/world.rs"]
 mod world;
 
+use world::Process;
 use world::UnderWay;
 use world::World;
 use world::specs;
@@ -73,6 +78,7 @@ impl World {
                 let restarting: Vec<u64> = (0..6).filter(|_| self.random.chance(40)).collect();
                 self.give_change(workers, &restarting);
             }
+            13 if self.random.chance(20) => self.succeed(),
             12 => {
                 // News of a process that never was, or was long ago.
                 let unit = self.specs[self.random.below(self.specs.len())].name.clone();
@@ -183,6 +189,59 @@ impl World {
             self.ahead.insert(ticket, units.clone());
         }
         self.tell(Input::Order(ticket, verb, units));
+    }
+
+    /// The supervisor dies, and another one takes what lives. What the old one had not heard of is not told to the new
+    /// one, which looks for itself.
+    fn succeed(&mut self) {
+        if self.shutting_down {
+            return;
+        }
+        self.processes.retain(|_, process| *process == Process::Alive);
+        self.news.retain(|_, input| match input {
+            Input::Exited { life, .. } | Input::StartFailed(life, _) => self.processes.contains_key(life),
+            Input::Ready(life) => self.processes.contains_key(life),
+            _ => false,
+        });
+        let kept = |unit: UnitStatus| {
+            let life = Life { unit: unit.name.clone(), incarnation: unit.incarnation };
+            let alive = self.processes.contains_key(&life);
+            let gone = specs(1).into_iter().map(|spec| Spec { name: unit.name.clone(), ..spec }).next_back();
+            let spec = self.specs.iter().find(|spec| spec.name == unit.name).cloned().or(gone).unwrap();
+            Kept {
+                spec,
+                incarnation: unit.incarnation,
+                alive: alive.then(|| self.core_thinks_ready.contains(&unit.name)),
+                ending: matches!(unit.state, "stopping" | "killing"),
+                wanted: unit.wanted,
+                leaving: unit.leaving,
+            }
+        };
+        let all: Vec<Kept> = self.core.status().into_iter().map(kept).collect();
+        // A rolling order that had reached a unit which was stopped wants it again.
+        self.stopped = all.iter().filter(|kept| !kept.wanted).map(|kept| kept.spec.name.clone()).collect();
+        // Names that nobody has at this moment begin anew.
+        self.lived.retain(|life| all.iter().any(|kept| kept.spec.name == life.unit));
+        self.draining.clear();
+        self.open.clear();
+        (self.change, self.mend) = (None, None);
+        self.together.clear();
+        self.rolling.clear();
+        self.ahead.clear();
+        self.starts.clear();
+        self.core_thinks_ready.retain(|unit| self.processes.keys().any(|life| life.unit == *unit));
+        self.bound.retain(|unit, _| self.processes.keys().any(|life| life.unit == *unit));
+        // It tells the router anew who is READY.
+        self.routed.clear();
+        for Kept { spec, incarnation, .. } in all.iter().filter(|kept| kept.alive == Some(true)) {
+            if spec.routed {
+                let life = Life { unit: spec.name.clone(), incarnation: *incarnation };
+                self.routed.insert(spec.name.clone(), life);
+            }
+        }
+        self.core = Supervisor::new(POLICY, self.random.next());
+        self.tell(Input::Adopt(all));
+        self.tell(Input::Desire(self.specs.clone()));
     }
 
     /// Lets time pass, with every piece of news and every deadline on its way.

@@ -1,8 +1,6 @@
 //! The long-running processes.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,7 +21,7 @@ pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run
         Err(unusable) => return config::refuse(&unusable),
     };
     output::problems(&chosen.usable.warnings);
-    if let Some(why) = &chosen.fallen_back {
+    if let Some((_, why)) = &chosen.fallen_back {
         output::problem(why);
     }
     match run::supervise(chosen, path, credentials, tests) {
@@ -40,11 +38,9 @@ fn say(why: &str, exit: Exit) -> Exit {
     exit
 }
 
-/// How `supervise` starts the router: descriptors 3, 4, … are its listeners, the next one is for the supervisor.
+/// How `supervise` starts the router: descriptor 3 is for the supervisor, who sends whatever else it needs.
 #[derive(Debug, clap::Args)]
 pub(super) struct RouterArguments {
-    #[arg(long)]
-    listeners: usize,
     #[arg(long)]
     supervisor_uid: u32,
     #[arg(long)]
@@ -55,16 +51,14 @@ pub(super) struct RouterArguments {
 }
 
 pub(super) fn router(arguments: RouterArguments) -> Exit {
-    let mut inherited = match process::inherited(arguments.listeners + 1) {
+    let mut inherited = match process::inherited(1) {
         Ok(inherited) => inherited,
         Err(error) => {
             return say(&format!("the router is started by `synvisor supervise` only: {error}"), Exit::Usage);
         }
     };
     let Some(control) = inherited.pop() else { return Exit::Usage };
-    let listeners = inherited.into_iter().map(|listener: OwnedFd| TcpListener::from(listener)).collect();
     let setup = router::RouterSetup {
-        listeners,
         control: UnixListener::from(control),
         allowed_uids: vec![0, arguments.supervisor_uid],
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),

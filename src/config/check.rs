@@ -223,7 +223,7 @@ pub(super) fn listen_address(text: &str) -> Result<SocketAddr, Wrong> {
 }
 
 /// Whether the kernel refuses to listen on both.
-pub(super) fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+pub fn collide(one: SocketAddr, other: SocketAddr) -> bool {
     let every = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.is_ipv4() == other.is_ipv4() && (every || one.ip() == other.ip())
 }

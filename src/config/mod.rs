@@ -26,6 +26,7 @@ pub mod synapse;
 mod syntax;
 pub mod units;
 
+pub use check::collide;
 pub use keys::LOG_LEVEL;
 pub use keys::RUN_DIR;
 

@@ -3,6 +3,7 @@
 //! `N.toml` is the text, `N.json` what became of it. They belong to whom the supervisor runs as: what it starts with must
 //! not come from anybody else.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use crate::sys::fs;
@@ -37,6 +38,27 @@ impl Generations {
     /// The newest one that was applied.
     pub fn applied(&self) -> Option<Generation> {
         self.list().into_iter().rfind(|generation| generation.result == GenerationResult::Applied)
+    }
+
+    /// The newest generation with this text.
+    pub fn of_text(&self, text: &str) -> Option<Generation> {
+        let same = |generation: &Generation| self.text(generation.number).is_ok_and(|held| held == text);
+        self.list().into_iter().rev().find(same)
+    }
+
+    /// What is to be said of a TOML file that was applied before and undone, if this text is such a one.
+    pub fn undone(&self, text: &str, file: &Path) -> Option<String> {
+        let Generation { number, result, why, .. } = self.of_text(text)?;
+        let why = why.as_deref().and_then(|why| why.lines().next()).unwrap_or("no reason known");
+        let how = match result {
+            GenerationResult::RolledBack => "was rolled back",
+            GenerationResult::Failed => "failed",
+            GenerationResult::Applying | GenerationResult::Applied => return None,
+        };
+        Some(format!(
+            "{} is generation {number}, which {how} ({why}): edit it, or try it once more by `synvisor reload`",
+            file.display()
+        ))
     }
 
     /// The TOML of a generation.

@@ -12,6 +12,7 @@ use crate::topology::UnitName;
 
 use super::concern::Concern;
 use super::deployment::Deployment;
+use super::deployment::Image;
 use super::matrix;
 use super::matrix::Effect;
 
@@ -153,20 +154,26 @@ fn holders_of(
     let mut all = concerns.values().flatten();
     let concern = all.find(|concern| concern.effect == effect && concern.what == setting)?;
     let (before, after) = (holders(setting, old), holders(setting, new));
-    // To name main and to name nobody is the same.
     let another = before != after;
-    let units = before.into_iter().chain(after).collect();
+    let units = before.into_keys().chain(after.into_keys()).collect();
     another.then(|| Group::new(units, format!("{setting}: {}", concern.why)))
 }
 
+/// Who goes by being named in a setting, each with everybody whom its own file names: half-way through a change they
+/// differ.
+fn holders(setting: &str, deployment: &Deployment) -> BTreeMap<UnitName, Vec<UnitName>> {
+    let named = |(name, image): (&UnitName, &Image)| (name.clone(), named(setting, image));
+    deployment.images.iter().map(named).filter(|(name, names)| names.contains(name)).collect()
+}
+
 /// Whom a setting names, in its order; main where nobody is named, as is Synapse's default.
-fn holders(setting: &str, deployment: &Deployment) -> Vec<UnitName> {
-    let named = deployment.images.get(&UnitName::main()).and_then(|image| image.settings.get(setting));
+fn named(setting: &str, image: &Image) -> Vec<UnitName> {
     let unit = |value: &Value| match value.as_str()? {
         MASTER => Some(UnitName::main()),
         name => Some(UnitName::new(name)),
     };
-    match named {
+    match image.settings.get(setting) {
+        // To name main and to name nobody is the same.
         None => vec![UnitName::main()],
         Some(Value::Array(list)) => list.iter().filter_map(unit).collect(),
         Some(one) => unit(one).into_iter().collect(),

@@ -3,15 +3,14 @@
 use std::io;
 use std::rc::Rc;
 
-use tokio::io::AsyncBufReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::sys::lines::Lines;
 use crate::sys::socket;
+use crate::wire::ToRouter;
 
 use super::state::State;
 
@@ -48,21 +47,20 @@ pub(super) async fn serve(listener: UnixListener, allowed_uids: Vec<u32>, state:
 }
 
 async fn talk(stream: UnixStream, state: &Rc<State>) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
+    let mut lines = Lines::new(stream);
     let (sender, mut messages) = mpsc::unbounded_channel();
     state.adopt(sender);
-    let mut lines = BufReader::new(reader).lines();
     loop {
         tokio::select! {
-            line = lines.next_line() => {
+            line = lines.receive() => {
                 // At its end the table stays in force: the supervisor may be back.
                 let Some(line) = line? else { return Ok(()) };
-                state.obey(serde_json::from_str(&line)?);
+                let message: ToRouter = serde_json::from_str(&line)?;
+                let sockets = lines.descriptors(message.sockets())?;
+                state.obey(message, sockets).await?;
             }
             Some(message) = messages.recv() => {
-                let mut line = serde_json::to_vec(&message)?;
-                line.push(b'\n');
-                writer.write_all(&line).await?;
+                lines.send(&serde_json::to_vec(&message)?, &[]).await?;
             }
         }
     }

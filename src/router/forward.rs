@@ -33,6 +33,7 @@ use super::charge::Charge;
 use super::charge::Choice;
 use super::headers;
 use super::headers::Client;
+use super::listen::Listener;
 use super::park;
 use super::park::Search;
 use super::state::State;
@@ -49,7 +50,7 @@ const REPLAY_WITHIN: Duration = Duration::from_secs(120);
 /// Answers one request.
 pub(super) async fn answer(
     state: &Rc<State>,
-    listener: usize,
+    listener: &Listener,
     peer: IpAddr,
     request: Request<Incoming>,
 ) -> Response<Body> {
@@ -65,7 +66,7 @@ pub(super) async fn answer(
         method: request.method().as_str(),
         path: uri.path(),
         query: uri.query().unwrap_or_default(),
-        admin: state.admin(listener),
+        admin: listener.admin.get(),
     };
     match table.routes.decide(&head) {
         Decision::Health => answer::health(state.is_up(&UnitName::main())),

@@ -2,19 +2,12 @@
 //!
 //! All untrusted input ends here; it knows no secret and reads no file.
 
-use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
-use tokio::net::TcpStream;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
 use tokio::task::LocalSet;
 
 mod answer;
@@ -23,6 +16,7 @@ mod charge;
 mod control;
 mod forward;
 mod headers;
+mod listen;
 mod park;
 mod queue;
 mod state;
@@ -32,17 +26,11 @@ use state::State;
 
 /// After an accept that failed, mostly for want of descriptors: some will be free again.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A client that sends no whole head for this long is let go; idle connections likewise.
-const HEAD: Duration = Duration::from_secs(75);
-/// Synapse's own limits are 16 KiB and 500 headers (`synapse/http/site.py`).
-const MOST_HEADERS: usize = 500;
-const LARGEST_HEAD: usize = 64 * 1024;
 
 /// What the router is given at its start.
 #[derive(Debug)]
 pub struct RouterSetup {
-    pub listeners: Vec<std::net::TcpListener>,
-    /// Where the supervisor connects.
+    /// Where the supervisor connects, and says at what addresses to listen.
     pub control: std::os::unix::net::UnixListener,
     /// Whom we believe to be the supervisor.
     pub allowed_uids: Vec<u32>,
@@ -94,17 +82,8 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));
-            // Each connection holds a receiver: when the last is gone, all are.
-            let (stopping, stop) = watch::channel(false);
-            for (index, listener) in setup.listeners.into_iter().enumerate() {
-                listener.set_nonblocking(true)?;
-                let listener = TcpListener::from_std(listener)?;
-                tokio::task::spawn_local(accept(listener, index, Rc::clone(&state), stop.clone()));
-            }
-            drop(stop);
             stopped.await;
-            stopping.send_replace(true);
-            let _ = tokio::time::timeout(setup.drain_timeout, stopping.closed()).await;
+            let _ = tokio::time::timeout(setup.drain_timeout, state.listeners.stop()).await;
             Ok(())
         })
         .await
@@ -115,56 +94,4 @@ fn on_signal(signal: i32) -> io::Result<tokio::net::UnixStream> {
     reader.set_nonblocking(true)?;
     signal_hook::low_level::pipe::register(signal, writer)?;
     tokio::net::UnixStream::from_std(reader)
-}
-
-/// Accepts connections from the first table on; before it, and after the stop, they wait in the kernel.
-async fn accept(listener: TcpListener, index: usize, state: Rc<State>, mut stop: watch::Receiver<bool>) {
-    tokio::select! {
-        () = state.first_table() => {}
-        _ = stop.wait_for(|stop| *stop) => return,
-    }
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                let peer = peer.ip().to_canonical();
-                tokio::task::spawn_local(connection(stream, index, peer, Rc::clone(&state), stop.clone()));
-            }
-            Err(error) => {
-                tracing::warn!("cannot accept a connection: {error}");
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    listener: usize,
-    peer: std::net::IpAddr,
-    state: Rc<State>,
-    mut stop: watch::Receiver<bool>,
-) {
-    // Small answers must not wait for an acknowledgement of the last one.
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(|request| {
-        let state = Rc::clone(&state);
-        async move { Ok::<_, Infallible>(forward::answer(&state, listener, peer, request).await) }
-    });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_headers(MOST_HEADERS)
-        .max_buf_size(LARGEST_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    // How a client leaves is its own affair.
-    tokio::select! {
-        _ = &mut connection => return,
-        _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
-    }
-    let _ = connection.await;
 }

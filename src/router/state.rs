@@ -3,23 +3,24 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
-use tokio::sync::watch;
 
 use crate::route::RouteTable;
 use crate::topology::UnitName;
 use crate::wire::Counts;
 use crate::wire::FromRouter;
 use crate::wire::Incarnation;
-use crate::wire::ListenerSettings;
 use crate::wire::ToRouter;
 
 use super::Parking;
 use super::charge::Choice;
+use super::listen::Listeners;
 use super::park;
 use super::park::Waiter;
 use super::queue::Queues;
@@ -35,8 +36,7 @@ pub(super) struct State {
     pub(super) without_parking: bool,
     pub(super) queues: RefCell<Queues<Waiter>>,
     turn: Cell<u64>,
-    /// Whether a table has ever come.
-    known: watch::Sender<bool>,
+    pub(super) listeners: Listeners,
     supervisor: RefCell<Option<mpsc::UnboundedSender<FromRouter>>>,
     counted: RefCell<BTreeMap<UnitName, Counts>>,
 }
@@ -45,7 +45,6 @@ pub(super) struct State {
 pub(super) struct Known {
     pub(super) routes: RouteTable,
     sockets: BTreeMap<UnitName, PathBuf>,
-    listeners: Vec<ListenerSettings>,
     /// Whose word about clients is believed.
     pub(super) trusted_proxies: Vec<IpNet>,
 }
@@ -53,12 +52,8 @@ pub(super) struct Known {
 impl State {
     pub(super) fn new(parking: Parking, without_parking: bool) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
-        let empty = Known {
-            routes: RouteTable::of(&nothing),
-            sockets: BTreeMap::new(),
-            listeners: Vec::new(),
-            trusted_proxies: Vec::new(),
-        };
+        let empty =
+            Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), trusted_proxies: Vec::new() };
         Rc::new(Self {
             table: RefCell::new(Rc::new(empty)),
             processes: RefCell::default(),
@@ -66,7 +61,7 @@ impl State {
             without_parking,
             queues: RefCell::new(Queues::new(parking.most)),
             turn: Cell::new(0),
-            known: watch::Sender::new(false),
+            listeners: Listeners::new(),
             supervisor: RefCell::default(),
             counted: RefCell::default(),
         })
@@ -92,10 +87,6 @@ impl State {
         self.turn.get()
     }
 
-    pub(super) fn admin(&self, listener: usize) -> bool {
-        self.table.borrow().listeners.get(listener).is_some_and(|settings| settings.admin)
-    }
-
     /// Whether one of a pool takes requests.
     pub(super) fn is_served(&self, pool: usize) -> bool {
         self.table.borrow().routes.is_served(pool, |unit| self.is_up(unit))
@@ -111,11 +102,6 @@ impl State {
         change(self.counted.borrow_mut().entry(unit).or_default());
     }
 
-    /// Resolves once the first table is there.
-    pub(super) async fn first_table(&self) {
-        let _ = self.known.subscribe().wait_for(|known| *known).await;
-    }
-
     /// From now on this connection is the supervisor's.
     pub(super) fn adopt(&self, supervisor: mpsc::UnboundedSender<FromRouter>) {
         *self.supervisor.borrow_mut() = Some(supervisor);
@@ -128,20 +114,20 @@ impl State {
         }
     }
 
-    /// Does what the supervisor says.
-    pub(super) fn obey(self: &Rc<Self>, message: ToRouter) {
+    /// Does what the supervisor says; `sockets` came with it.
+    ///
+    /// # Errors
+    /// When a socket cannot be used; then nothing was done.
+    pub(super) async fn obey(self: &Rc<Self>, message: ToRouter, sockets: Vec<OwnedFd>) -> io::Result<()> {
         match message {
             ToRouter::Table { topology, listeners, trusted_proxies } => {
+                self.listeners.replace(&listeners, sockets, self).await?;
                 let sockets = topology
                     .units
                     .iter()
                     .filter_map(|unit| Some((unit.name.clone(), unit.client_socket.clone()?)));
-                let known = Known {
-                    routes: RouteTable::of(&topology),
-                    sockets: sockets.collect(),
-                    listeners,
-                    trusted_proxies,
-                };
+                let known =
+                    Known { routes: RouteTable::of(&topology), sockets: sockets.collect(), trusted_proxies };
                 // One that is configured no more has no new requests, and finishes those that it has: a drain comes next.
                 self.processes.borrow_mut().retain(|unit, upstream| {
                     let stays = known.sockets.contains_key(unit) || upstream.is_busy();
@@ -155,8 +141,7 @@ impl State {
                 queues.rehome(routes.pools(), |waiter| waiter.choice.pool(routes));
                 drop(queues);
                 *self.table.borrow_mut() = Rc::new(known);
-                self.known.send_replace(true);
-                self.tell(FromRouter::Accepting);
+                self.tell(FromRouter::Accepting { addresses: self.listeners.addresses() });
             }
             ToRouter::Up { unit, incarnation } => self.admit(unit, incarnation),
             ToRouter::Down { unit } => {
@@ -171,6 +156,7 @@ impl State {
         for pool in 0..pools {
             self.release(pool);
         }
+        Ok(())
     }
 
     /// What was counted for each unit of the table; whoever still waits counts as well.

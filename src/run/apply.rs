@@ -29,6 +29,7 @@ use crate::wire::Answer;
 use crate::wire::GenerationResult;
 
 use super::Driver;
+use super::listeners::Bound;
 use super::policy;
 use super::reload::Asked;
 use super::reload::Prepared;
@@ -54,11 +55,13 @@ pub(super) struct Applying {
     target: Deployment,
     text: String,
     warnings: String,
-    /// What ran before; none on the way back to it.
+    /// What ran before; none where nothing did, and on the way back to it.
     old: Option<Deployment>,
     /// Why it goes back.
     why: Option<String>,
     plan: Plan,
+    /// The sockets of addresses that are new, until they are listened at.
+    bound: Bound,
     /// The step that is being carried out.
     at: usize,
     /// Whether the router, and whatever is not one process's own, go by the target.
@@ -110,7 +113,7 @@ impl Applying {
 impl Driver {
     /// Begins a change that was looked at from all sides.
     pub(super) fn apply(&mut self, prepared: Prepared) {
-        let Prepared { asked, name: _, text, warnings, target, plan, back_to } = prepared;
+        let Prepared { asked, name: _, text, warnings, target, plan, bound, back_to } = prepared;
         let changes = plan.changes.iter().map(ToString::to_string).collect();
         let number = match self.generations.begin(&text, clock::wall(), &asked.who, changes) {
             Ok(number) => number,
@@ -118,7 +121,12 @@ impl Driver {
         };
         let left = back_to.and_then(|_| self.leave_behind(&asked.who));
         tracing::info!("{}: generation {number} is applied", asked.who);
-        let old = Some(self.running.clone());
+        // Who has never served has nothing that one could go back to.
+        let old = self.started.then(|| self.running.clone());
+        if let Some(unproven) = self.unproven.take() {
+            let why = Some(format!("generation {number} took its place before it served"));
+            self.settle(unproven, GenerationResult::Failed, why);
+        }
         self.under_way = Some(UnderWay::Applying(Box::new(Applying {
             asked,
             number,
@@ -129,6 +137,7 @@ impl Driver {
             old,
             why: None,
             plan,
+            bound,
             at: 0,
             switched: false,
             ticket: None,
@@ -253,6 +262,7 @@ impl Driver {
     fn switch(&mut self) {
         let Some(UnderWay::Applying(applying)) = &mut self.under_way else { return };
         applying.switched = true;
+        let bound = std::mem::take(&mut applying.bound);
         let images = std::mem::take(&mut self.running.images);
         let old = std::mem::replace(&mut self.running, Deployment { images, ..applying.target.clone() });
         let gone =
@@ -260,8 +270,8 @@ impl Driver {
         self.leaving.retain(|name, _| self.running.topology.unit(name).is_none());
         self.leaving.extend(gone.map(|unit| (unit.name.clone(), unit)));
         self.core.set_policy(policy(&self.running.config));
-        let table = self.table();
-        self.tell(table);
+        self.around.listeners.take(bound, &self.running.config.listen);
+        self.tell_table();
     }
 
     /// The core has done its part of a step, or could not.
@@ -314,6 +324,7 @@ impl Driver {
                 (applying.plan, applying.at, applying.switched) = (back, 0, false);
                 (applying.ticket, applying.deadline) = (None, None);
                 applying.reading.clear();
+                applying.bound = Bound::default();
                 (applying.target, applying.why) = (old, Some(why));
                 self.under_way = Some(UnderWay::Applying(applying));
                 self.advance();
@@ -322,14 +333,16 @@ impl Driver {
         }
     }
 
-    /// The way back failed too.
+    /// There is no way back, or it failed too.
     fn stranded(&mut self, applying: Applying, then: &str) {
         let Applying { asked, number, why, .. } = applying;
-        let first = why.map_or_else(String::new, |why| format!("{why}; "));
-        let whole = format!("{first}and going back failed too: {then}");
+        let whole = match why {
+            Some(first) => format!("{first}\n  and going back failed too: {then}"),
+            None => then.to_owned(),
+        };
         self.settle(number, GenerationResult::Failed, Some(whole.clone()));
         asked.fail(format!(
-            "{whole}\n  `synvisor status` shows what does not run; mend the cause, and reload again"
+            "generation {number} is not in force as a whole: {whole}\n  `synvisor status` shows what does not run; mend the cause, and reload again"
         ));
     }
 
@@ -344,10 +357,13 @@ impl Driver {
         let Some(UnderWay::Applying(applying)) = self.under_way.take() else { return };
         let Applying { asked, number, left, target, text, warnings, why, plan, .. } = *applying;
         self.running = target;
+        if self.around.listeners.close_others(&self.running.config.listen) {
+            self.tell_table();
+        }
         self.looked_at = None;
         self.milestone();
         let Some(why) = why else {
-            (self.text, self.fallen_back) = (text, None);
+            self.text = text;
             self.settle(number, GenerationResult::Applied, None);
             self.milestone();
             let message = format!("generation {number}: {}", plan.summary());

@@ -19,8 +19,8 @@ use crate::wire::GenerationResult;
 /// A configuration to start with.
 pub struct Chosen {
     pub usable: Usable,
-    /// Why it is not what the TOML on disk says, if it is not.
-    pub fallen_back: Option<String>,
+    /// The text of the TOML on disk, and why it is not what runs, if it is not.
+    pub fallen_back: Option<(String, String)>,
 }
 
 /// Reads the TOML, and where that has mistakes, or was tried before and undone, the last one that worked.
@@ -39,36 +39,21 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
                 return Err(unusable);
             };
             tracing::warn!("{}", unusable.to_string().trim_end());
-            let fallen_back = Some(format!(
+            let note = format!(
                 "{} has mistakes, and generation {number}, the last that was applied, runs: `synvisor check` shows them",
                 path.display()
-            ));
-            return Ok(Chosen { usable, fallen_back });
+            );
+            return Ok(Chosen { usable, fallen_back: Some((document.text.clone(), note)) });
         }
     };
     let generations = Generations::new(Layout::of(&usable.parsed.config).generations());
-    let undone = newest_of(&generations, &usable.text).filter(|generation| {
-        matches!(generation.result, GenerationResult::RolledBack | GenerationResult::Failed)
-    });
-    if let Some(undone) = undone
+    if let Some(undone) = generations.undone(&usable.text, path)
         && let Some((number, good)) = last_good(&generations, path, credentials)
     {
-        let why = undone.why.as_deref().and_then(|why| why.lines().next()).unwrap_or("no reason known");
-        let fallen_back = Some(format!(
-            "{} is generation {}, which was rolled back ({why}), and generation {number} runs: edit it, or try it once \
-             more by `synvisor reload`",
-            path.display(),
-            undone.number
-        ));
-        return Ok(Chosen { usable: good, fallen_back });
+        let note = format!("generation {number} runs; {undone}");
+        return Ok(Chosen { usable: good, fallen_back: Some((usable.text, note)) });
     }
     Ok(Chosen { usable, fallen_back: None })
-}
-
-/// The newest generation with this text.
-fn newest_of(generations: &Generations, text: &str) -> Option<Generation> {
-    let same = |generation: &Generation| generations.text(generation.number).is_ok_and(|held| held == text);
-    generations.list().into_iter().rev().find(same)
 }
 
 fn last_good(
@@ -93,7 +78,7 @@ fn last_good(
 /// # Errors
 /// Of the file system.
 pub(super) fn note(generations: &Generations, usable: &Usable) -> Result<Option<u64>, FsError> {
-    let newest = newest_of(generations, &usable.text);
+    let newest = generations.of_text(&usable.text);
     let resumed = newest.as_ref().filter(|generation| generation.result == GenerationResult::Applying);
     let under_way = |generation: &&Generation| generation.result == GenerationResult::Applying;
     for left in generations.list().iter().filter(under_way) {

@@ -1,16 +1,17 @@
 //! The supervisor's end of its connection to the router.
 
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncBufReadExt;
-use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::supervise::Life;
+use crate::sys::lines::Lines;
 use crate::wire::FromRouter;
 use crate::wire::ToRouter;
 
@@ -19,25 +20,20 @@ use super::News;
 /// Between the loss of a connection and the next attempt.
 const REDIAL: Duration = Duration::from_millis(100);
 
+/// What is told, and the sockets that go with it.
+type Message = (ToRouter, Vec<Arc<TcpListener>>);
+
 /// One router process and the way to tell it things.
 #[derive(Debug)]
 pub(super) struct Link {
-    messages: mpsc::UnboundedSender<ToRouter>,
+    messages: mpsc::UnboundedSender<Message>,
     task: JoinHandle<()>,
 }
 
 impl Link {
     /// Connects to the router's socket, which the kernel has accepted for since before the router started.
-    pub(super) fn new(
-        life: Life,
-        socket: PathBuf,
-        first: Vec<ToRouter>,
-        news: mpsc::UnboundedSender<News>,
-    ) -> Self {
+    pub(super) fn new(life: Life, socket: PathBuf, news: mpsc::UnboundedSender<News>) -> Self {
         let (messages, queue) = mpsc::unbounded_channel();
-        for message in first {
-            let _ = messages.send(message);
-        }
         let task = tokio::spawn(async move {
             if let Err(error) = talk(&life, &socket, queue, &news).await {
                 tracing::warn!("the connection to the router is lost: {error}");
@@ -51,7 +47,12 @@ impl Link {
 
     /// Tells the router something; what a dead router misses, its successor gets at its start.
     pub(super) fn tell(&self, message: ToRouter) {
-        let _ = self.messages.send(message);
+        let _ = self.messages.send((message, Vec::new()));
+    }
+
+    /// Tells it a table, with the sockets of its listeners.
+    pub(super) fn tell_table(&self, table: ToRouter, sockets: Vec<Arc<TcpListener>>) {
+        let _ = self.messages.send((table, sockets));
     }
 }
 
@@ -64,21 +65,19 @@ impl Drop for Link {
 async fn talk(
     life: &Life,
     socket: &PathBuf,
-    mut queue: mpsc::UnboundedReceiver<ToRouter>,
+    mut queue: mpsc::UnboundedReceiver<Message>,
     news: &mpsc::UnboundedSender<News>,
 ) -> std::io::Result<()> {
     let stream = tokio::time::timeout(Duration::from_secs(10), UnixStream::connect(socket)).await??;
-    let (reader, mut writer) = stream.into_split();
-    let mut lines = BufReader::new(reader).lines();
+    let mut lines = Lines::new(stream);
     loop {
         tokio::select! {
             message = queue.recv() => {
-                let Some(message) = message else { return Ok(()) };
-                let mut line = serde_json::to_vec(&message)?;
-                line.push(b'\n');
-                writer.write_all(&line).await?;
+                let Some((message, sockets)) = message else { return Ok(()) };
+                let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+                lines.send(&serde_json::to_vec(&message)?, &sockets).await?;
             }
-            line = lines.next_line() => {
+            line = lines.receive() => {
                 let Some(line) = line? else { return Ok(()) };
                 let message: FromRouter = serde_json::from_str(&line)?;
                 let _ = news.send(News::Router(life.clone(), message));

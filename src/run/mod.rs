@@ -36,7 +36,6 @@ use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::FromRouter;
 use crate::wire::GenerationResult;
-use crate::wire::ListenerSettings;
 use crate::wire::Made;
 use crate::wire::ToRouter;
 
@@ -44,6 +43,7 @@ mod apply;
 mod births;
 mod chosen;
 mod link;
+mod listeners;
 mod memory;
 mod orders;
 mod output;
@@ -111,8 +111,6 @@ struct Driver {
     generations: Generations,
     /// A generation that counts as applied once the homeserver serves.
     unproven: Option<u64>,
-    /// Why it is not the TOML on disk that runs, if that was so from the start.
-    fallen_back: Option<String>,
     /// A change of the configuration.
     under_way: Option<UnderWay>,
     /// How often Synapse was asked to read files on trial.
@@ -255,7 +253,10 @@ impl Driver {
             return None;
         }
         let text = fs::tail(&self.around.layout.log(unit), 4_096).ok()?;
-        let said = |line: &&str| line.chars().any(char::is_alphanumeric);
+        // Synapse's own last line is none that says why (`synapse/app/_base.py`, handle_startup_exception).
+        let said = |line: &&str| {
+            line.chars().any(char::is_alphanumeric) && !line.starts_with("There may be more information")
+        };
         let last = text.lines().rev().map(str::trim).find(said)?;
         Some(last.chars().take(300).collect())
     }
@@ -276,7 +277,8 @@ impl Driver {
                 }
                 self.troubles.insert(life.unit, text);
             }
-            News::Router(life, FromRouter::Accepting) => {
+            News::Router(life, FromRouter::Accepting { addresses }) => {
+                self.around.listeners.let_go(&addresses);
                 if self.core.ready(&life.unit).as_ref() != Some(&life) {
                     tracing::info!("{} is ready", life.unit);
                 }
@@ -408,24 +410,27 @@ impl Driver {
     }
 
     fn connect_router(&mut self, life: Life) {
-        let mut first = vec![self.table()];
-        // A router that outlived its last connection may believe in processes that have ended since.
-        first.extend(self.running.topology.synapse().map(|unit| match self.core.ready(&unit.name) {
-            Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
-            None => ToRouter::Down { unit: unit.name.clone() },
-        }));
         let socket = self.around.layout.router_socket();
-        self.router = Some(Link::new(life, socket, first, self.news.clone()));
+        self.router = Some(Link::new(life, socket, self.news.clone()));
+        self.tell_table();
+        // A router that outlived its last connection may believe in processes that have ended since.
+        for unit in self.running.topology.synapse() {
+            self.tell(match self.core.ready(&unit.name) {
+                Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
+                None => ToRouter::Down { unit: unit.name.clone() },
+            });
+        }
     }
 
-    fn table(&self) -> ToRouter {
-        let listeners =
-            self.running.config.listen.iter().map(|listen| ListenerSettings { admin: listen.admin });
-        ToRouter::Table {
+    fn tell_table(&self) {
+        let Some(router) = &self.router else { return };
+        let (listeners, sockets) = self.around.listeners.all();
+        let table = ToRouter::Table {
             topology: self.running.topology.clone(),
-            listeners: listeners.collect(),
+            listeners,
             trusted_proxies: self.running.config.trusted_proxies.clone(),
-        }
+        };
+        router.tell_table(table, sockets);
     }
 
     fn tell(&self, message: ToRouter) {

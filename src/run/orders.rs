@@ -71,7 +71,6 @@ impl Driver {
                     notes: self
                         .notes
                         .iter()
-                        .chain(&self.fallen_back)
                         .cloned()
                         .chain(self.what_is_under_way())
                         .chain(differs)

@@ -56,12 +56,13 @@ impl Driver {
                 self.config_path.display()
             ));
         };
-        if text == self.text || self.fallen_back.is_some() {
+        if text == self.text {
             return None;
         }
         // A plan takes a while, and many ask for the status again and again.
         if self.looked_at.as_ref().is_none_or(|(before, _)| *before != text) {
-            self.looked_at = Some((text, self.judge()));
+            let undone = self.generations.undone(&text, &self.config_path);
+            self.looked_at = Some((text, undone.or_else(|| self.judge())));
         }
         self.looked_at.as_ref().and_then(|(_, note)| note.clone())
     }

@@ -5,7 +5,6 @@ use nix::time::clock_gettime;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
-use crate::config::Config;
 use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Usable;
@@ -19,6 +18,7 @@ use crate::wire::Obstacle;
 
 use super::Driver;
 use super::apply::Applying;
+use super::listeners::Bound;
 use super::planning;
 use super::trial::Trial;
 
@@ -41,6 +41,8 @@ pub(super) struct Prepared {
     pub(super) warnings: String,
     pub(super) target: Deployment,
     pub(super) plan: Plan,
+    /// The sockets of addresses that are new.
+    pub(super) bound: Bound,
     /// The generation that a rollback returns to.
     pub(super) back_to: Option<u64>,
 }
@@ -180,27 +182,16 @@ impl Driver {
             Ok(plan) => plan,
             Err(refusal) => return asked.fail(format!("nothing was changed: {refusal}")),
         };
-        if let Err(why) = self.refuse(&target.config) {
-            return asked.fail(why);
-        }
+        let bound = match self.around.listeners.bind(&target.config.listen) {
+            Ok(bound) => bound,
+            Err(why) => return asked.fail(format!("nothing was changed: {why}")),
+        };
         let Usable { text, warnings, .. } = usable;
         if plan.is_empty() {
-            (self.text, self.looked_at, self.fallen_back) = (text, None, None);
+            (self.text, self.looked_at) = (text, None);
             return asked.answer(Answer::done(and_warnings(plan.summary(), &warnings)));
         }
-        self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, back_to }));
-    }
-
-    /// Why this cannot be carried out while everything runs.
-    fn refuse(&self, new: &Config) -> Result<(), String> {
-        let addresses =
-            |config: &Config| config.listen.iter().map(|listen| listen.address).collect::<Vec<_>>();
-        if addresses(&self.running.config) != addresses(new) {
-            return Err("nothing was changed: the router listens on other addresses\n  \
-                        apply it by a full restart: systemctl restart synvisor"
-                .to_owned());
-        }
-        Ok(())
+        self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, bound, back_to }));
     }
 
     /// When what is under way has taken too long.

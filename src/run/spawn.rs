@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -31,6 +30,7 @@ use crate::topology::Role;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 
+use super::listeners::Listeners;
 use super::sockets::Held;
 
 /// The image that we run, whatever lies at its path by now: supervisor and router always speak the same protocol.
@@ -51,8 +51,7 @@ pub(super) struct Surroundings {
     pub(super) layout: Layout,
     pub(super) users: Users,
     pub(super) venv: Venv,
-    /// The router's sockets; they stay ours, so that its clients wait while it is away.
-    pub(super) listeners: Vec<TcpListener>,
+    pub(super) listeners: Listeners,
     pub(super) router_control: UnixListener,
     pub(super) fork_server_control: OwnedFd,
     /// The lock on the state directory: every child holds it too, so that a new supervisor does not start before the
@@ -288,14 +287,12 @@ fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option
         ]),
         Role::Router => {
             let mut argv = vec![OWN_IMAGE.to_owned(), "router".to_owned()];
-            argv.extend(["--listeners".to_owned(), around.listeners.len().to_string()]);
             argv.extend(["--supervisor-uid".to_owned(), nix::unistd::geteuid().to_string()]);
             argv.extend(["--drain-timeout-ms".to_owned(), config.supervisor.drain_timeout.to_string()]);
             if around.lacks("router") {
                 argv.push("--without-parking".to_owned());
             }
-            let mut descriptors: Vec<BorrowedFd<'_>> = around.listeners.iter().map(AsFd::as_fd).collect();
-            descriptors.push(around.router_control.as_fd());
+            let descriptors = vec![around.router_control.as_fd()];
             Some(Program { argv, name: Some("synvisor"), user: around.users.router.as_ref(), descriptors })
         }
     }

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
-use std::net::SocketAddr;
-use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +35,7 @@ use super::Driver;
 use super::Ended;
 use super::births::Births;
 use super::chosen;
+use super::listeners::Listeners;
 use super::orders::Orders;
 use super::output;
 use super::planning;
@@ -86,7 +85,9 @@ pub fn supervise(
     let layout = Layout::of(config);
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
     drop(lock(&layout, &users, config, false)?);
-    let listeners = listen(config)?;
+    let mut listeners = Listeners::default();
+    let bound = listeners.bind(&config.listen).map_err(StartError::Failed)?;
+    listeners.take(bound, &config.listen);
 
     layout.make(&users).map_err(failed)?;
     let Some(lock) = lock(&layout, &users, config, true)? else {
@@ -166,37 +167,6 @@ fn lock(
     }
 }
 
-fn listen(config: &Config) -> Result<Vec<TcpListener>, StartError> {
-    let bind = |listen: &crate::config::Listen| {
-        socket::listen_tcp(listen.address)
-            .map_err(|error| StartError::Failed(cannot_listen(listen.address, &error)))
-    };
-    config.listen.iter().map(bind).collect()
-}
-
-fn cannot_listen(address: SocketAddr, error: &io::Error) -> String {
-    let kind = error.kind();
-    if kind == io::ErrorKind::AddrInUse {
-        format!(
-            "cannot listen on {address}: the port is taken by another program\n  \
-             find it with: ss -ltnp 'sport = :{}'; or choose another address in [[listen]]",
-            address.port()
-        )
-    } else if kind == io::ErrorKind::PermissionDenied {
-        format!(
-            "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE\n  \
-             choose another address in [[listen]], or run synvisor from its systemd unit"
-        )
-    } else if kind == io::ErrorKind::AddrNotAvailable {
-        format!(
-            "cannot listen on {address}: this machine does not have that address\n  \
-             choose one of `ip address` in [[listen]]"
-        )
-    } else {
-        format!("cannot listen on {address}: {error}")
-    }
-}
-
 /// Everything that a supervisor is made of.
 struct Parts {
     config_path: PathBuf,
@@ -205,11 +175,11 @@ struct Parts {
     users: Users,
     layout: Layout,
     lock: fs::Lock,
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     tests: ForTests,
     running: Deployment,
     text: String,
-    fallen_back: Option<String>,
+    fallen_back: Option<(String, String)>,
     generations: Generations,
     unproven: Option<u64>,
 }
@@ -241,7 +211,7 @@ impl Parts {
             core: Supervisor::new(policy(config), clock::now().0 ^ u64::from(std::process::id())),
             notes: self.users.note.iter().cloned().collect(),
             text: self.text,
-            looked_at: None,
+            looked_at: self.fallen_back.map(|(text, note)| (text, Some(note))),
             running: self.running,
             config_path: self.config_path,
             around: Surroundings {
@@ -258,7 +228,6 @@ impl Parts {
             leaving: BTreeMap::new(),
             generations: self.generations,
             unproven: self.unproven,
-            fallen_back: self.fallen_back,
             under_way: None,
             trials: 0,
             credentials: self.credentials,

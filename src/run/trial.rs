@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
+use crate::config::effective::Effective;
 use crate::config::effective::Origin;
 use crate::config::problem::Problem;
 use crate::forkserver::Verdict;
@@ -167,7 +169,7 @@ impl Driver {
         trial.verdicts.extend(verdicts);
         if !trial.readers.is_empty() {
             self.under_way = Some(UnderWay::Trial(trial));
-        } else if let Some(refusal) = refusal(&trial.verdicts, &trial.prepared) {
+        } else if let Some(refusal) = refusal(&trial.verdicts, &trial.prepared, &self.running) {
             trial.prepared.asked.refuse(refusal);
         } else {
             self.apply(*trial.prepared);
@@ -188,7 +190,7 @@ pub(super) fn is_trial(life: &Life) -> bool {
 }
 
 /// What Synapse has against the files, each objection once.
-fn refusal(verdicts: &[Verdict], prepared: &Prepared) -> Option<String> {
+fn refusal(verdicts: &[Verdict], prepared: &Prepared, running: &Deployment) -> Option<String> {
     let mut objections: Vec<(&str, &[String], Vec<UnitName>)> = Vec::new();
     for verdict in verdicts {
         let Some(problem) = &verdict.problem else { continue };
@@ -205,7 +207,7 @@ fn refusal(verdicts: &[Verdict], prepared: &Prepared) -> Option<String> {
         let what = format!("Synapse refuses this: {}", what.trim_end());
         let whose = crate::plan::compressed(&units);
         let remedy = format!("it concerns {whose}");
-        Problem::error(place(what.as_str(), path, &prepared.target), what, remedy)
+        Problem::error(place(what.as_str(), path, &prepared.target, running), what, remedy)
     };
     let problems: Vec<Problem> = objections.into_iter().map(problem).collect();
     Some(Document { name: prepared.name.clone(), text: prepared.text.clone() }.print(&problems))
@@ -215,22 +217,25 @@ fn unit_of(file: &Path) -> UnitName {
     UnitName::new(file.file_stem().unwrap_or_default().to_string_lossy())
 }
 
-/// Where the setting stands that Synapse names, or that its words name if they name one only.
-fn place(what: &str, path: &[String], target: &Deployment) -> Option<std::ops::Range<usize>> {
-    let stands = target.effective.iter().filter(|held| held.table == TABLE);
-    let word = |key: &str| {
+/// Where the setting stands that Synapse names, or that its words name if they name one only, or that is the only one which
+/// is another than before.
+fn place(what: &str, path: &[String], target: &Deployment, running: &Deployment) -> Option<Range<usize>> {
+    let said = |key: &str| {
         let edge = |c: char| !(c.is_alphanumeric() || c == '_');
         what.split(edge).any(|word| word == key)
     };
-    let meant: Vec<_> = match path.first() {
-        Some(first) => stands.filter(|held| held.key == *first).collect(),
-        None => stands.filter(|held| word(&held.key)).collect(),
-    };
-    match meant.as_slice() {
-        [one] => match &one.origin {
+    let same = |one: &Effective, other: &Effective| one.key == other.key && one.value == other.value;
+    let before = |held: &Effective| running.effective.iter().any(|was| was.table == TABLE && same(was, held));
+    let only = |meant: &dyn Fn(&Effective) -> bool| {
+        let mut all = target.effective.iter().filter(|held| held.table == TABLE && meant(held));
+        let one = all.next().filter(|_| all.next().is_none())?;
+        match &one.origin {
             Origin::At(place) => Some(place.clone()),
             Origin::Default(_) | Origin::Preset(_) | Origin::From(_) => None,
-        },
-        _ => None,
-    }
+        }
+    };
+    path.first()
+        .and_then(|first| only(&|held| held.key == *first))
+        .or_else(|| only(&|held| said(&held.key)))
+        .or_else(|| only(&|held| !before(held)))
 }

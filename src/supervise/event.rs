@@ -100,9 +100,27 @@ pub struct Change {
     pub stages: Vec<Vec<UnitName>>,
 }
 
+/// What an earlier supervisor knew of a unit, and what of it is still so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub spec: Spec,
+    /// That of its last process: the next one must not be taken for it.
+    pub incarnation: Incarnation,
+    /// Whether that process was READY; none if there is none any more.
+    pub alive: Option<bool>,
+    /// Whether it was told to end.
+    pub ending: bool,
+    /// Whether a process shall run: not where an administrator stopped it.
+    pub wanted: bool,
+    /// Whether it is configured no more.
+    pub leaving: bool,
+}
+
 /// Shell to core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
+    /// What is there already; before anything else.
+    Adopt(Vec<Kept>),
     /// The units to begin with.
     Desire(Vec<Spec>),
     /// Takes the place of a change that is not done.

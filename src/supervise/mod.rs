@@ -20,6 +20,7 @@ pub use event::Effect;
 pub use event::Ending;
 pub use event::Exit;
 pub use event::Input;
+pub use event::Kept;
 pub use event::Life;
 pub use event::Outcome;
 pub use event::Spec;
@@ -59,6 +60,10 @@ pub struct UnitStatus {
     pub retry_at: Option<Time>,
     /// Units that it waits for.
     pub waits_for: Vec<UnitName>,
+    /// Whether a process shall run.
+    pub wanted: bool,
+    /// Whether it is on its way out for good.
+    pub leaving: bool,
 }
 
 /// The state machine of all units.
@@ -66,6 +71,8 @@ pub struct UnitStatus {
 pub struct Supervisor {
     policy: Policy,
     units: BTreeMap<UnitName, Unit>,
+    /// The last incarnations of units that were forgotten, should one of that name come again.
+    past: BTreeMap<UnitName, Incarnation>,
     pending: Vec<Pending>,
     changing: Option<Changing>,
     effects: VecDeque<Effect>,
@@ -82,6 +89,7 @@ impl Supervisor {
         Self {
             policy,
             units: BTreeMap::new(),
+            past: BTreeMap::new(),
             pending: Vec::new(),
             changing: None,
             effects: VecDeque::new(),
@@ -95,6 +103,10 @@ impl Supervisor {
     /// Takes note of something that happened.
     pub fn handle(&mut self, input: Input, now: Time) {
         match input {
+            Input::Adopt(kept) => {
+                let units = kept.into_iter().map(|kept| (kept.spec.name.clone(), Unit::adopted(kept, now)));
+                self.units.extend(units);
+            }
             Input::Desire(specs) => self.desire(specs, now),
             Input::Change(ticket, change) => self.change(ticket, change, now),
             Input::Order(ticket, verb, names) => self.order(ticket, verb, names),
@@ -166,6 +178,8 @@ impl Supervisor {
                     | State::Stopping { .. }
                     | State::Killing => None,
                 },
+                wanted: unit.wanted,
+                leaving: unit.leaving,
                 waits_for: if unit.state == State::Waiting { self.unmet(unit) } else { Vec::new() },
             })
             .collect()
@@ -190,6 +204,9 @@ impl Supervisor {
         }
         self.batches += 1;
         self.changing = Some(Changing::begin(ticket, change, &mut self.units, self.batches, now));
+        for (name, unit) in self.units.iter_mut().filter(|(_, unit)| unit.incarnation == Incarnation(0)) {
+            unit.incarnation = self.past.remove(name).unwrap_or_default();
+        }
     }
 
     fn order(&mut self, ticket: Ticket, verb: Verb, names: Vec<UnitName>) {
@@ -262,6 +279,7 @@ impl Supervisor {
                     self.step_unit(&name, Event::Stop, now);
                 }
             } else if unit.leaving {
+                self.past.insert(name.clone(), unit.incarnation);
                 self.units.remove(&name);
                 self.effects.push_back(Effect::Forget(name));
                 changed = true;
@@ -370,6 +388,21 @@ const fn word(state: State) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_told_to_end_is_told_again_by_the_next_supervisor() {
+        // Mutation: `ending` not looked at: seen red.
+        let mut core = Supervisor::new(Policy { drain_timeout: 10, stop_timeout: 100 }, 1);
+        let main = UnitName::main();
+        let spec = Spec { name: main.clone(), needs: Vec::new(), stage: 1, routed: true, inherits: true };
+        let incarnation = Incarnation(7);
+        let kept =
+            Kept { spec, incarnation, alive: Some(false), ending: true, wanted: true, leaving: false };
+        core.handle(Input::Adopt(vec![kept]), Time(0));
+        let life = Life { unit: main, incarnation };
+        assert_eq!(core.poll_effect(), Some(Effect::Signal(life, Ending::Terminate)));
+        assert_eq!(core.poll_timeout(), Some(Time(100)));
+    }
 
     #[test]
     fn a_new_policy_holds_for_the_next_stop() {

@@ -9,6 +9,7 @@ use super::backoff::Backoff;
 use super::backoff::Verdict;
 use super::event::Effect;
 use super::event::Ending;
+use super::event::Kept;
 use super::event::Life;
 use super::event::Spec;
 use super::event::Time;
@@ -128,6 +129,26 @@ impl Unit {
             bound: false,
             ended: now,
             backoff: Backoff::default(),
+        }
+    }
+
+    /// One that an earlier supervisor had; a process that it had told to end is told once more.
+    pub(super) fn adopted(kept: Kept, now: Time) -> Self {
+        let Kept { spec, incarnation, alive, ending, wanted, leaving } = kept;
+        let state = match alive {
+            Some(true) => State::Ready,
+            Some(false) => State::Starting,
+            None => State::Down,
+        };
+        Self {
+            state,
+            incarnation,
+            wanted,
+            leaving,
+            replace: ending && alive.is_some(),
+            ever_ready: alive == Some(true),
+            bound: spec.inherits && alive.is_some(),
+            ..Self::new(spec, now)
         }
     }
 

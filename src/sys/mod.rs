@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fs;
+pub mod lines;
 pub mod notify;
 pub mod packet;
 pub mod process;

@@ -42,7 +42,7 @@ jwks_uri = "https://auth.example.com/keys"
 
 @dataclass(frozen=True)
 class Edit:
-    """One change of the TOML, or of a file that it names, and whom it concerns where that is told in advance."""
+    """One change of the TOML, and whom it concerns where that is told in advance."""
 
     name: str
     workers: dict[str, int] = field(default_factory=dict)
@@ -115,7 +115,7 @@ def reload(home: Deployment) -> set[str]:
 
 
 def test_no_change_costs_a_request(home: Deployment) -> None:
-    # Mutations, each seen red: the router's table sent before everybody is down; the files of a step not written.
+    # Mutations, each seen red: the router's table sent before everybody is down; files of a step not written.
     with Traffic(home.port) as traffic:
         traffic.breathe()
         for edit in EDITS:
@@ -142,7 +142,9 @@ def test_the_content_of_files_counts(home: Deployment) -> None:
     os.symlink(home.venv, virtualenv)
     with Traffic(home.port) as traffic:
         traffic.breathe()
-        named = f'turn_shared_secret = {{ secret_file = "{secret}" }}\napp_service_config_files = ["{bridge}"]'
+        named = (
+            f'turn_shared_secret = {{ secret_file = "{secret}" }}\napp_service_config_files = ["{bridge}"]'
+        )
         apply(home, Edit("files", synapse=named))
         traffic.phase("files that are named")
         assert "main" in reload(home)

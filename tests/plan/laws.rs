@@ -11,11 +11,15 @@
 //! - services left out of their group: "before postgres".
 //! - who is only rewritten not told: "is not replaced".
 //! - media settings told to concern all: "moved for nothing".
+//! - who is named in a list looked up in main's file alone: "does not run with" on a way back.
 //! - rolling restarts in any order, SIGHUP after the groups: the order of kinds, and main's place.
 
 use synvisor::config::roles::WorkerKind;
 use synvisor::plan::Action;
+use synvisor::plan::Deployment;
 use synvisor::plan::Kind;
+use synvisor::plan::Plan;
+use synvisor::plan::Step;
 use synvisor::plan::plan;
 use synvisor::topology::UnitName;
 
@@ -152,6 +156,38 @@ impl Choice {
     }
 }
 
+/// What runs when a step of a plan fails, as whoever carries it out notes it.
+fn half_way(before: &Deployment, after: &Deployment, plan: &Plan, failed: usize) -> Deployment {
+    let together = |steps: &[Step]| steps.iter().any(|step| step.kind == Kind::Together);
+    let begun = &plan.steps[..=failed];
+    let switched = together(begun) || !together(&plan.steps);
+    let mut mixed = if switched { after.clone() } else { before.clone() };
+    mixed.images.clone_from(&before.images);
+    for name in begun.iter().flat_map(|step| step.moves.keys()) {
+        match after.images.get(name) {
+            Some(image) => mixed.images.insert(name.clone(), image.clone()),
+            None => mixed.images.remove(name),
+        };
+    }
+    mixed
+}
+
+/// Wherever a plan breaks off there is a way back, which leaves alone whom the plan has not reached.
+fn check_back(before: &Deployment, after: &Deployment, found: &Plan) {
+    for failed in 0..found.steps.len() {
+        let mixed = half_way(before, after, found, failed);
+        let back = plan(&mixed, before).unwrap();
+        let mut world = World::new(&mixed, before);
+        world.carry_out(&back);
+        world.check_end(&back);
+        let reached: Vec<&UnitName> =
+            found.steps[..=failed].iter().flat_map(|step| step.moves.keys()).collect();
+        for name in back.steps.iter().flat_map(|step| step.moves.keys()) {
+            assert!(reached.contains(&name), "{name} moves back though it never moved");
+        }
+    }
+}
+
 fn check(old: &Machine, new: &Machine) {
     let (before, after) = (old.deployment(), new.deployment());
     assert!(plan(&before, &before).unwrap().is_empty(), "no change is a change");
@@ -159,6 +195,7 @@ fn check(old: &Machine, new: &Machine) {
     let mut world = World::new(&before, &after);
     world.carry_out(&found);
     world.check_end(&found);
+    check_back(&before, &after, &found);
     // What does not concern a process leaves it alone.
     let needed = must_go_together(&before, &after);
     for step in &found.steps {

@@ -2,11 +2,13 @@
 
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::IoSlice;
 use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -16,6 +18,9 @@ use std::time::Duration;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::poll;
+use nix::sys::socket::ControlMessage;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::sendmsg;
 use synvisor::config::Config;
 use synvisor::router;
 use synvisor::router::Parking;
@@ -36,7 +41,10 @@ pub(crate) const TYPING: &str = "/_matrix/client/v3/rooms/!r/typing/@u:x";
 /// A router with the supervisor's end of its connection.
 pub(crate) struct Harness {
     pub(crate) directory: tempfile::TempDir,
+    /// That of the first of the sockets.
     pub(crate) port: u16,
+    /// What it listens at, and whether the admin API is reachable there.
+    pub(crate) sockets: Vec<(TcpListener, bool)>,
     pub(crate) supervisor: BufReader<UnixStream>,
     pub(crate) topology: Topology,
     pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -60,12 +68,11 @@ impl Harness {
         let config = Config::parse(&toml, directory.path()).unwrap().config;
         let topology = Topology::of(&config);
         std::fs::create_dir(directory.path().join("client")).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let (socket, port) = bind();
+        let sockets = vec![(socket, false)];
         let control = UnixListener::bind(directory.path().join("router.sock")).unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let setup = RouterSetup {
-            listeners: vec![listener],
             control,
             allowed_uids: vec![nix::unistd::geteuid().as_raw()],
             drain_timeout: PATIENCE,
@@ -78,7 +85,7 @@ impl Harness {
         });
         let supervisor = connect_supervisor(&directory.path().join("router.sock"));
         let mut harness =
-            Self { directory, port, supervisor, topology, stop: Some(stop), thread: Some(thread) };
+            Self { directory, port, sockets, supervisor, topology, stop: Some(stop), thread: Some(thread) };
         harness.table();
         harness
     }
@@ -95,10 +102,38 @@ impl Harness {
     }
 
     pub(crate) fn table(&mut self) {
-        let listeners = vec![ListenerSettings { admin: false }];
+        let line = self.table_line();
+        self.send(&line);
+        assert_eq!(self.hear(), self.accepting());
+    }
+
+    /// The table as it now should be.
+    pub(crate) fn table_line(&self) -> String {
+        let settings = |(socket, admin): &(TcpListener, bool)| ListenerSettings {
+            address: socket.local_addr().unwrap(),
+            admin: *admin,
+        };
+        let listeners = self.sockets.iter().map(settings).collect();
         let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-        self.tell(&ToRouter::Table { topology: self.topology.clone(), listeners, trusted_proxies });
-        assert_eq!(self.hear(), FromRouter::Accepting);
+        let table = ToRouter::Table { topology: self.topology.clone(), listeners, trusted_proxies };
+        serde_json::to_string(&table).unwrap() + "\n"
+    }
+
+    /// What the router says once it is in force.
+    pub(crate) fn accepting(&self) -> FromRouter {
+        let mut addresses: Vec<_> =
+            self.sockets.iter().map(|(socket, _)| socket.local_addr().unwrap()).collect();
+        addresses.sort_unstable();
+        FromRouter::Accepting { addresses }
+    }
+
+    /// Sends text, and the sockets with it.
+    pub(crate) fn send(&self, text: &str) {
+        let numbers: Vec<i32> = self.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&numbers)];
+        let text = [IoSlice::new(text.as_bytes())];
+        let number = self.supervisor.get_ref().as_raw_fd();
+        sendmsg::<()>(number, &text, &rights, MsgFlags::MSG_NOSIGNAL, None).unwrap();
     }
 
     /// A process of a unit: its listening socket, which the router is told of.
@@ -115,7 +150,11 @@ impl Harness {
     }
 
     pub(crate) fn client(&self) -> Peer<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        Self::client_at(self.port)
+    }
+
+    pub(crate) fn client_at(port: u16) -> Peer<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Peer(BufReader::new(stream))
     }
@@ -163,6 +202,13 @@ impl Drop for Harness {
             assert!(std::thread::panicking() || ended.is_ok());
         }
     }
+}
+
+/// A listening socket, and its port.
+pub(crate) fn bind() -> (TcpListener, u16) {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 pub(crate) fn connect_supervisor(path: &Path) -> BufReader<UnixStream> {

@@ -61,6 +61,8 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) faults: bool,
     pub(crate) processes: BTreeMap<Life, Process>,
+    /// Whoever was started, ever.
+    pub(crate) lived: BTreeSet<Life>,
     pub(crate) said_ready: BTreeSet<Life>,
     pub(crate) ever_ready: BTreeSet<UnitName>,
     pub(crate) core_thinks_ready: BTreeSet<UnitName>,
@@ -104,6 +106,7 @@ impl World {
             now: Time(0),
             faults: true,
             processes: BTreeMap::new(),
+            lived: BTreeSet::new(),
             said_ready: BTreeSet::new(),
             ever_ready: BTreeSet::new(),
             core_thinks_ready: BTreeSet::new(),
@@ -158,7 +161,7 @@ impl World {
             Input::Drained(life) => {
                 self.draining.remove(life);
             }
-            Input::Ready(_) | Input::Desire(_) | Input::Change(..) | Input::Order(..) | Input::Shutdown => {}
+            Input::Ready(_) | Input::Adopt(_) | Input::Desire(_) | Input::Change(..) | Input::Order(..) | Input::Shutdown => {}
         }
         self.core.handle(input, self.now);
         self.obey();
@@ -271,7 +274,9 @@ impl World {
                 When::ReadyNow => self.core_thinks_ready.contains(need),
                 When::ReadyOnce => self.ever_ready.contains(need),
                 When::Settled => {
-                    self.stopped.contains(need)
+                    // It may be on its way out a moment later.
+                    self.core_thinks_ready.contains(need)
+                        || self.stopped.contains(need)
                         || self.core.status().iter().any(|unit| {
                             unit.name == *need && matches!(unit.state, "ready" | "backoff" | "failed")
                         })
@@ -287,6 +292,7 @@ impl World {
         if self.specs.iter().any(|spec| spec.name == life.unit && spec.inherits) {
             self.bound.insert(life.unit.clone(), None);
         }
+        assert!(self.lived.insert(life.clone()), "{life} lives once more");
         self.processes.insert(life.clone(), Process::Alive);
         if let Some((unit, after_ready)) = &self.cursed
             && *unit == life.unit

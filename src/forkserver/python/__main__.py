@@ -4,9 +4,9 @@
     python -I -B DIRECTORY child JSON
     python -I -B DIRECTORY check FILE…
 
-`check` has Synapse read configuration files that nobody runs with yet. The server finds its listening socket at descriptor 3. A child finds the lock there and its listeners above
-it, in the order in which JSON (protocol.Process) names them. The padding says nothing: it is room for a
-forked process's title.
+`check` has Synapse read configuration files that nobody runs with yet. The server finds its listening socket
+at descriptor 3. A child finds the lock there and its listeners above it, in the order in which JSON
+(protocol.Process) names them. The padding says nothing: it is room for a forked process's title.
 """
 
 from __future__ import annotations

@@ -38,9 +38,12 @@ def check(files: Sequence[str]) -> None:
 
 def verdict(file: str) -> Verdict:
     base: Any = importlib.import_module("synapse.config._base")
+    appservice: Any = importlib.import_module("synapse.config.appservice")
     homeserver: Any = importlib.import_module("synapse.config.homeserver")
     try:
-        homeserver.HomeServerConfig.load_config("Synapse", ["-c", file])
+        config = homeserver.HomeServerConfig.load_config("Synapse", ["-c", file])
+        # A process reads these only when it has begun (1.163: `storage/databases/main/appservice.py`).
+        appservice.load_appservices(config.server.server_name, config.appservice.app_service_config_files)
     except base.ConfigError as error:
         return Verdict(file, "".join(base.format_config_error(error)), [str(key) for key in error.path or ()])
     # Much of Synapse's parser takes for granted that values have the right types.

@@ -1,0 +1,197 @@
+//! The router's listening sockets: ours, so that its clients wait while it is away, and addresses come and go alive.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use crate::config::Listen;
+use crate::config::collide;
+use crate::sys::socket;
+use crate::wire::ListenerSettings;
+
+/// Every address that is listened at.
+#[derive(Debug, Default)]
+pub(super) struct Listeners {
+    held: BTreeMap<SocketAddr, Held>,
+    /// Addresses that the router has not let go of yet, so that nobody else could bind them.
+    leaving: BTreeMap<SocketAddr, Arc<TcpListener>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    socket: Arc<TcpListener>,
+    admin: bool,
+}
+
+/// Sockets that nobody is accepted from yet; closed when they are dropped.
+#[derive(Debug, Default)]
+pub(super) struct Bound(Vec<(SocketAddr, Arc<TcpListener>)>);
+
+impl Listeners {
+    /// Binds the addresses that are not held yet, all or none.
+    ///
+    /// # Errors
+    /// With the address and the remedy.
+    pub(super) fn bind(&self, listen: &[Listen]) -> Result<Bound, String> {
+        let new = listen.iter().map(|listen| listen.address);
+        let new = new.filter(|address| !self.held.contains_key(address));
+        let bind = |address| match self.leaving.get(&address) {
+            Some(socket) => Ok((address, Arc::clone(socket))),
+            None => match socket::listen_tcp(address) {
+                Ok(socket) => Ok((address, Arc::new(socket))),
+                Err(error) => Err(self.cannot_listen(address, &error)),
+            },
+        };
+        new.map(bind).collect::<Result<_, _>>().map(Bound)
+    }
+
+    /// Listens at these too, and serves the admin API where this says so.
+    pub(super) fn take(&mut self, bound: Bound, listen: &[Listen]) {
+        for (address, socket) in bound.0 {
+            self.held.insert(address, Held { socket, admin: false });
+        }
+        for Listen { address, admin } in listen {
+            if let Some(held) = self.held.get_mut(address) {
+                held.admin = *admin;
+            }
+        }
+    }
+
+    /// Listens at no other addresses any more; says whether there were any, of which the router is to be told.
+    pub(super) fn close_others(&mut self, listen: &[Listen]) -> bool {
+        let stays = |address: &SocketAddr| listen.iter().any(|listen| listen.address == *address);
+        let others = self.held.extract_if(.., |address, _| !stays(address));
+        let others: Vec<_> = others.map(|(address, held)| (address, held.socket)).collect();
+        self.leaving.extend(others.iter().cloned());
+        !others.is_empty()
+    }
+
+    /// Closes what is left and the router has closed: it accepts at `accepting` only.
+    pub(super) fn let_go(&mut self, accepting: &[SocketAddr]) {
+        self.leaving.retain(|address, _| accepting.contains(address));
+    }
+
+    /// All of them, as the router must know them.
+    pub(super) fn all(&self) -> (Vec<ListenerSettings>, Vec<Arc<TcpListener>>) {
+        let settings = |(address, held): (&SocketAddr, &Held)| {
+            (ListenerSettings { address: *address, admin: held.admin }, Arc::clone(&held.socket))
+        };
+        self.held.iter().map(settings).unzip()
+    }
+
+    fn cannot_listen(&self, address: SocketAddr, error: &io::Error) -> String {
+        let kind = error.kind();
+        let own = self.held.keys().chain(self.leaving.keys()).find(|held| collide(**held, address));
+        if let (io::ErrorKind::AddrInUse, Some(own)) = (kind, own) {
+            format!(
+                "cannot listen on {address} while clients are served on {own}\n  \
+                 apply it by a full restart: systemctl restart synvisor; or give it another port in [[listen]]"
+            )
+        } else if kind == io::ErrorKind::AddrInUse {
+            format!(
+                "cannot listen on {address}: the port is taken by another program\n  \
+                 find it with: ss -ltnp 'sport = :{}'; or choose another address in [[listen]]",
+                address.port()
+            )
+        } else if kind == io::ErrorKind::PermissionDenied {
+            format!(
+                "cannot listen on {address}: ports below 1024 need CAP_NET_BIND_SERVICE\n  \
+                 choose another address in [[listen]], or run synvisor from its systemd unit"
+            )
+        } else if kind == io::ErrorKind::AddrNotAvailable {
+            format!(
+                "cannot listen on {address}: this machine does not have that address\n  \
+                 choose one of `ip address` in [[listen]]"
+            )
+        } else {
+            format!("cannot listen on {address}: {error}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn at(address: SocketAddr) -> Listen {
+        Listen { address, admin: false }
+    }
+
+    /// An address that nobody has at this moment.
+    fn free() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    fn listening(listen: &[Listen]) -> Listeners {
+        let mut listeners = Listeners::default();
+        let bound = listeners.bind(listen).unwrap();
+        listeners.take(bound, listen);
+        listeners
+    }
+
+    fn addresses(listeners: &Listeners) -> Vec<(SocketAddr, bool)> {
+        listeners.all().0.iter().map(|settings| (settings.address, settings.admin)).collect()
+    }
+
+    fn answers(address: SocketAddr) -> bool {
+        TcpStream::connect(address).is_ok()
+    }
+
+    #[test]
+    fn one_that_cannot_be_bound_leaves_none_bound() {
+        // Mutation: those before it kept: seen red.
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (new, taken) = (free(), taken.local_addr().unwrap());
+        let why = Listeners::default().bind(&[at(new), at(taken)]).unwrap_err();
+        assert!(why.starts_with(&format!("cannot listen on {taken}: the port is taken")), "{why}");
+        assert!(!answers(new));
+    }
+
+    #[test]
+    fn our_own_address_in_the_way_is_no_other_program() {
+        // Mutation: the case left out: seen red.
+        let own = free();
+        let listeners = listening(&[at(own)]);
+        let every = SocketAddr::new("0.0.0.0".parse().unwrap(), own.port());
+        let why = listeners.bind(&[at(every)]).unwrap_err();
+        assert!(why.starts_with(&format!("cannot listen on {every} while clients are served on {own}\n")));
+        assert!(why.contains("systemctl restart synvisor"));
+    }
+
+    #[test]
+    fn an_address_stays_bound_until_the_router_has_let_go_of_it() {
+        // Mutations, each seen red: sockets of addresses that stay bound anew; those that go dropped at once (it cannot be
+        // bound again while the router has it); kept for good.
+        let (stays, goes) = (free(), free());
+        let both = [at(stays), at(goes)];
+        let one = [Listen { address: stays, admin: true }];
+        let mut listeners = listening(&both);
+        // The router's copies.
+        let (_, router) = listeners.all();
+        assert!(listeners.bind(&one).unwrap().0.is_empty());
+        listeners.take(Bound::default(), &one);
+        let mut all = vec![(stays, true), (goes, false)];
+        all.sort_unstable();
+        assert_eq!(addresses(&listeners), all, "until the change is made");
+        assert!(listeners.close_others(&one));
+        assert!(!listeners.close_others(&one));
+        assert_eq!(addresses(&listeners), [(stays, true)]);
+        listeners.let_go(&[stays, goes]);
+        let back = listeners.bind(&both).unwrap();
+        drop(router);
+        listeners.let_go(&[stays]);
+        assert!(answers(goes), "somebody waits to listen at it again");
+        listeners.take(back, &both);
+        all = vec![(stays, false), (goes, false)];
+        all.sort_unstable();
+        assert_eq!(addresses(&listeners), all);
+        assert!(listeners.close_others(&one));
+        listeners.let_go(&[stays]);
+        assert!(answers(stays));
+        assert!(!answers(goes));
+    }
+}
