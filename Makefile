@@ -4,11 +4,12 @@ CARGO ?= cargo
 PYTHON ?= python3
 BINARY := target/release/synvisor
 
-.PHONY: help demo test lint unit fuzz e2e bench fmt clean venv
+.PHONY: help demo test lint unit fuzz e2e test-system bench fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
 	@echo "make test          every check and test, with real Synapse, PostgreSQL and Valkey"
+	@echo "make test-system   test the service under systemd, in a Debian of its own (needs root)"
 	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
 	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning, and routing"
 	@echo "                   (OPTIONS='--setup one-of-each --rounds 1' for some of it; see --help)"
@@ -20,7 +21,7 @@ demo:
 	@$(CARGO) build --release --locked --quiet
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
-test: lint unit fuzz e2e
+test: lint unit fuzz e2e test-system
 	@echo "all tests passed"
 
 venv:
@@ -62,6 +63,10 @@ fuzz:
 e2e: venv
 	$(CARGO) build --release --locked
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
+
+test-system: venv
+	$(CARGO) build --release --locked
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
 
 bench: venv
 	$(CARGO) build --release --locked

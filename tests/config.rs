@@ -187,9 +187,10 @@ fn the_commands_of_the_readme_name_files_that_are_there() {
         readme.split("```sh\n").skip(1).filter_map(|block| block.split("```").next()).collect();
     let words = commands.iter().flat_map(|block| block.split_whitespace());
     let named = words.map(|word| word.trim_matches('"').trim_start_matches("$PWD/"));
-    let files: Vec<&str> =
-        named.filter(|word| word.starts_with("config/") || word.starts_with("packaging/")).collect();
-    assert!(files.len() >= 3, "{files:?}");
+    let files: Vec<&str> = named
+        .filter(|word| ["config/", "packaging/", "systemd/"].iter().any(|folder| word.starts_with(folder)))
+        .collect();
+    assert!(files.len() >= 4, "{files:?}");
     for file in files {
         assert!(root().join(file).exists(), "{file}");
     }

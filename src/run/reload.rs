@@ -80,17 +80,17 @@ impl Asked {
     }
 
     pub(super) fn answer(self, answer: Answer) {
-        let first = answer.message.lines().next().unwrap_or_default();
+        let gist = gist(&answer.message);
         if answer.ok {
-            tracing::info!("{}: {first}", self.who);
+            tracing::info!("{}: {gist}", self.who);
         } else {
             tracing::warn!("{} failed: {}", self.who, answer.message);
         }
         if self.announced {
             let status = if answer.ok {
-                format!("last change: {first}")
+                format!("last change: {gist}")
             } else {
-                format!("last change failed: {first}")
+                format!("last change failed: {gist}")
             };
             let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
         }
@@ -250,6 +250,20 @@ impl Driver {
             }
         }
     }
+}
+
+/// A message on the one line that systemd shows: its first one, with what it announces by a colon.
+fn gist(message: &str) -> String {
+    let mut lines = message.lines();
+    let mut gist = lines.next().unwrap_or_default().to_owned();
+    for line in lines {
+        if !gist.ends_with(':') {
+            break;
+        }
+        gist.push(' ');
+        gist.push_str(line.trim());
+    }
+    gist
 }
 
 /// A message, and below it what should be looked at.
