@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
 use crate::control::Command;
 use crate::forkserver;
 use crate::forkserver::Event;
@@ -17,30 +16,23 @@ use crate::host::generations::Generations;
 use crate::plan::Deployment;
 use crate::plan::Image;
 use crate::supervise::Effect;
-use crate::supervise::Exit;
 use crate::supervise::Input;
 use crate::supervise::Life;
-use crate::supervise::Policy;
-use crate::supervise::Spec;
 use crate::supervise::Supervisor;
 use crate::supervise::Time;
-use crate::supervise::When;
 use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::notify::NotifySocket;
-use crate::sys::process;
-use crate::topology;
 use crate::topology::Role;
-use crate::topology::Topology;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::FromRouter;
 use crate::wire::GenerationResult;
-use crate::wire::Made;
 use crate::wire::ToRouter;
 
 mod apply;
 mod births;
+mod children;
 mod chosen;
 mod link;
 mod listeners;
@@ -54,6 +46,7 @@ mod report;
 mod signals;
 mod sockets;
 mod spawn;
+mod specs;
 mod start;
 mod timeline;
 mod trial;
@@ -71,8 +64,9 @@ use reload::Asked;
 use reload::UnderWay;
 use sockets::Sockets;
 use spawn::Surroundings;
+use specs::policy;
+use specs::specs;
 use timeline::Timeline;
-use trial::is_trial;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -194,73 +188,6 @@ impl Driver {
     fn input(&mut self, input: Input) {
         self.core.handle(input, clock::now());
         self.obey();
-    }
-
-    /// Messages of children, attributed by the kernel's word for who sent them.
-    fn hear(&mut self) {
-        for notice in self.notify.drain() {
-            let Some(life) = self.pids.get(&notice.pid).cloned().filter(|_| notice.ready) else { continue };
-            if self.has_read(&life) || self.core.ready(&life.unit).as_ref() == Some(&life) {
-                continue;
-            }
-            let Some(unit) = self.unit(&life.unit) else { continue };
-            if let (true, Some(socket)) = (unit.role.is_synapse(), unit.private_socket.clone()) {
-                // The bootstrap says READY only when there is a connection; Synapse by itself says it before.
-                let plain = self.births.made.get(&unit.name) == Some(&Made::Plain);
-                let redis = plain && topology::uses_redis(&self.running.config);
-                let task = tokio::spawn(probe::synapse(life.clone(), socket, redis, self.news.clone()));
-                self.watch(&life, task);
-            }
-        }
-    }
-
-    fn reap(&mut self) {
-        // What a process said before it ended is heard before its end.
-        self.hear();
-        while let Some((pid, exit)) = process::reap() {
-            let Some(life) = self.pids.remove(&pid) else { continue };
-            if is_trial(&life) {
-                self.tried(&life, Some(exit));
-                continue;
-            }
-            self.unwatch(&life);
-            self.draining.remove(&life);
-            self.timeline.ended(&life.unit, clock::now());
-            if life.unit == UnitName::router() {
-                self.router = None;
-                self.nothing_in_flight();
-                self.uncounted();
-            }
-            if life.unit == UnitName::fork_server() {
-                self.without_fork_server();
-            }
-            let unasked = self.core.status().into_iter().any(|unit| {
-                unit.name == life.unit && matches!(unit.state, "starting" | "ready") && !self.stopping
-            });
-            let detail = if unasked { self.last_words(&life.unit, exit) } else { None };
-            if unasked {
-                let words = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-                tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
-            }
-            self.learn_from_exit(&life, exit, detail.as_deref());
-            self.input(Input::Exited { life: life.clone(), exit, detail });
-            self.ended_reading(&life, exit, unasked);
-        }
-    }
-
-    /// What a failed process wrote last, which mostly says why.
-    fn last_words(&self, unit: &UnitName, exit: Exit) -> Option<String> {
-        if let Exit::Signal(_) = exit {
-            return None;
-        }
-        let text = fs::tail(&self.around.layout.log(unit), 4_096).ok()?;
-        // Synapse's own last line is none that says why (`synapse/app/_base.py`, handle_startup_exception).
-        let said = |line: &&str| {
-            line.chars().any(char::is_alphanumeric) && !line.starts_with("There may be more information")
-        };
-        let last = text.lines().rev().map(str::trim).find(said)?;
-        let last = self.running.without_secrets(last);
-        Some(last.chars().take(300).collect())
     }
 
     fn learn(&mut self, news: News) {
@@ -481,42 +408,4 @@ async fn until(time: Option<Time>) {
         Some(time) => tokio::time::sleep(Duration::from_millis(time.since(clock::now()))).await,
         None => std::future::pending().await,
     }
-}
-
-/// What the core must know of each unit.
-fn specs(topology: &Topology, around: &Surroundings) -> Vec<Spec> {
-    let services: Vec<(UnitName, When)> = topology
-        .units
-        .iter()
-        .filter(|unit| matches!(unit.role, Role::Postgres { .. } | Role::Redis { .. }))
-        .map(|unit| (unit.name.clone(), When::ReadyNow))
-        .collect();
-    let mut synapse = services;
-    synapse.push((UnitName::fork_server(), When::Settled));
-    let spec = |unit: &Unit| {
-        let (needs, stage) = match unit.role {
-            Role::Postgres { .. } | Role::Redis { .. } => (Vec::new(), 0),
-            Role::ForkServer => (Vec::new(), 0),
-            Role::Main => (synapse.clone(), 1),
-            Role::Worker(_) => {
-                let mut needs = synapse.clone();
-                needs.push((UnitName::main(), When::ReadyOnce));
-                (needs, 2)
-            }
-            Role::Router => (Vec::new(), 3),
-        };
-        Spec {
-            name: unit.name.clone(),
-            needs,
-            stage,
-            routed: unit.client_socket.is_some(),
-            inherits: unit.role.is_synapse(),
-        }
-    };
-    let left_out = |unit: &&Unit| unit.role == Role::ForkServer && around.lacks("forkserver");
-    topology.units.iter().filter(|unit| !left_out(unit)).map(spec).collect()
-}
-
-fn policy(config: &Config) -> Policy {
-    Policy { drain_timeout: config.supervisor.drain_timeout, stop_timeout: config.supervisor.stop_timeout }
 }

@@ -1,0 +1,50 @@
+//! What the core is told of a configuration.
+
+use crate::config::Config;
+use crate::supervise::Policy;
+use crate::supervise::Spec;
+use crate::supervise::When;
+use crate::topology::Role;
+use crate::topology::Topology;
+use crate::topology::Unit;
+use crate::topology::UnitName;
+
+use super::spawn::Surroundings;
+
+/// What the core must know of each unit.
+pub(super) fn specs(topology: &Topology, around: &Surroundings) -> Vec<Spec> {
+    let services: Vec<(UnitName, When)> = topology
+        .units
+        .iter()
+        .filter(|unit| matches!(unit.role, Role::Postgres { .. } | Role::Redis { .. }))
+        .map(|unit| (unit.name.clone(), When::ReadyNow))
+        .collect();
+    let mut synapse = services;
+    synapse.push((UnitName::fork_server(), When::Settled));
+    let spec = |unit: &Unit| {
+        let (needs, stage) = match unit.role {
+            Role::Postgres { .. } | Role::Redis { .. } => (Vec::new(), 0),
+            Role::ForkServer => (Vec::new(), 0),
+            Role::Main => (synapse.clone(), 1),
+            Role::Worker(_) => {
+                let mut needs = synapse.clone();
+                needs.push((UnitName::main(), When::ReadyOnce));
+                (needs, 2)
+            }
+            Role::Router => (Vec::new(), 3),
+        };
+        Spec {
+            name: unit.name.clone(),
+            needs,
+            stage,
+            routed: unit.client_socket.is_some(),
+            inherits: unit.role.is_synapse(),
+        }
+    };
+    let left_out = |unit: &&Unit| unit.role == Role::ForkServer && around.lacks("forkserver");
+    topology.units.iter().filter(|unit| !left_out(unit)).map(spec).collect()
+}
+
+pub(super) fn policy(config: &Config) -> Policy {
+    Policy { drain_timeout: config.supervisor.drain_timeout, stop_timeout: config.supervisor.stop_timeout }
+}
