@@ -175,14 +175,28 @@ impl Driver {
                 () = until(self.change_overdue()) => self.change_hangs(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
-                    let longer = STARTING_NOTICE * 3;
-                    let _ = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(
-                        u32::try_from(longer.as_micros()).unwrap_or(u32::MAX),
-                    )]);
+                    let longer = u32::try_from((STARTING_NOTICE * 3).as_micros()).unwrap_or(u32::MAX);
+                    let status = self.what_start_waits_for();
+                    let _ = sd_notify::notify(&[
+                        sd_notify::NotifyState::ExtendTimeoutUsec(longer),
+                        sd_notify::NotifyState::Status(&status),
+                    ]);
                 }
             }
         }
         self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
+    }
+
+    /// For `systemctl status`, while `systemctl start` waits.
+    fn what_start_waits_for(&self) -> String {
+        let needed = [UnitName::main(), UnitName::router()];
+        let units = self.core.status();
+        let missing = units.iter().find(|unit| needed.contains(&unit.name) && unit.state != "ready");
+        let Some(unit) = missing else { return "starting".to_owned() };
+        let service = self.missing_service().and_then(|service| self.troubles.get(&service.name));
+        let why = service.or_else(|| self.troubles.get(&unit.name)).or(unit.reason.as_ref());
+        let why = why.and_then(|why| why.lines().next()).map_or_else(String::new, |why| format!(": {why}"));
+        format!("{} is {}{why}", unit.name, unit.state)
     }
 
     fn input(&mut self, input: Input) {

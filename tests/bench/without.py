@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.support.deployment import LIVELY, deployed
+from tests.support.naps import CALLED, CALLER, NAPS, asleep
 from tests.support.toolchain import ROOT
 from tests.support.traffic import UNLIMITED, Traffic
 
@@ -63,6 +64,11 @@ def harm_without(mechanism: str, times: int) -> Harm:
             traffic.phase(" ".join(order))
             done = home.cli("restart", "--json", *order, timeout=300)
             cut += sum(unit["cut"] for unit in json.loads(done.stdout)["units"])
+            traffic.breathe()
+        for _ in range(NAPS * times):
+            traffic.phase(f"restart {CALLED} while {CALLER} sleeps")
+            with asleep(home, CALLER):
+                home.cli("restart", CALLED)
             traffic.breathe()
         report = traffic.stop()
     failures = Counter(f"{one['operation']} {one['status']}" for one in report["failures"])

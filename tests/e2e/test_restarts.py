@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.deployment import LIVELY, Deployment, deployed
+from tests.support.naps import CALLED, CALLER, NAPS, TYPING, asleep
 from tests.support.traffic import UNLIMITED, Report, Traffic
 
 from .test_crash import wait_for_another
@@ -77,6 +78,19 @@ def test_planned_restarts_cost_no_request(home: Deployment) -> None:
     assert report["unanswered"] == report["to_device_unanswered"] == 0, shown(report)
     after = home.pids()
     assert {unit for unit in before if before[unit] == after[unit]} == set(OTHERS)
+
+
+def test_a_caller_that_sleeps_meanwhile_costs_no_request(home: Deployment) -> None:
+    # Mutation: the pool of connections between processes left persistent (`without=("pool",)`): seen red.
+    with Traffic(home.port, *TYPING) as traffic:
+        traffic.breathe()
+        for _ in range(NAPS):
+            with asleep(home, CALLER):
+                restart(home, CALLED)
+            traffic.breathe()
+        report = traffic.stop()
+    assert report["failed"] == 0, shown(report)
+    nothing_lost(report)
 
 
 def test_a_crash_costs_nothing_that_was_accepted(home: Deployment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import shutil
 import uuid
 
 from tests.support.deployment import wait_for
@@ -31,6 +32,38 @@ def test_a_start_is_done_when_main_is_ready_and_the_router_accepts(installed: Se
     assert installed.state() == "active/running"
     assert "versions" in Client(installed.port).call("GET", VERSIONS)
     assert installed.notifications()[-1] == "READY=1"
+
+
+def test_a_start_that_cannot_be_says_why(installed: Service) -> None:
+    # Mutations, each seen red: RestartPreventExitStatus= left out; STATUS= of a start left out.
+    installed.systemctl("stop", UNIT)
+    generations = installed.machine.root / "var/lib/synvisor/generations"
+    aside = generations.rename(generations.with_name("aside"))
+    try:
+        installed.workers = "genric = 2"
+        installed.write()
+        installed.systemctl("start", UNIT, check=False)
+        assert installed.state() == "failed/failed"
+        held = installed.properties("NRestarts", "ExecMainStatus")
+        assert held == {"NRestarts": "0", "ExecMainStatus": "78"}
+        assert 'did you mean "generic"?' in installed.systemctl("status", UNIT, check=False)
+        # One that only never gets there tells so while it is waited for.
+        installed.reset()
+        installed.synapse = "modules = [{ module = 'no_such_module.Class', config = {} }]"
+        installed.write()
+        starting = installed.machine.start("systemctl", "start", UNIT)
+        wait_for(
+            "it says what main lacks",
+            lambda: True if "no_such_module" in installed.properties("StatusText")["StatusText"] else None,
+        )
+        installed.systemctl("stop", UNIT)
+        starting.wait(timeout=120)
+    finally:
+        installed.systemctl("stop", UNIT)
+        shutil.rmtree(generations, ignore_errors=True)
+        aside.rename(generations)
+        installed.reset()
+        installed.write()
 
 
 def test_who_runs_as_whom_and_may_what(service: Service) -> None:
