@@ -181,6 +181,9 @@ pub struct Generation {
     pub who: String,
     /// What differs from the one before, a line each.
     pub changes: Vec<String>,
+    /// Whether somebody went back to it: then the TOML on disk says something else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rollback: bool,
     pub result: GenerationResult,
     /// Why it is not in force, where that needs a reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]

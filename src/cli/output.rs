@@ -38,6 +38,9 @@ pub(super) fn raw(bytes: &[u8]) -> bool {
 pub(super) fn status(report: &StatusReport) -> String {
     let state = match report.state {
         OverallState::Starting => "starting",
+        OverallState::Ready if report.units.iter().any(|unit| unit.state == "down") => {
+            "ready, but for what was stopped by order"
+        }
         OverallState::Ready => "ready",
         OverallState::Degraded => "degraded: some units are not ready",
         OverallState::Stopping => "stopping",
@@ -107,7 +110,7 @@ pub(super) fn summary(summary: &UnitSummary) -> String {
 pub(super) fn generations(generations: &[Generation]) -> String {
     let mut text = String::new();
     for generation in generations.iter().rev() {
-        let Generation { number, at, who, changes, result, why } = generation;
+        let Generation { number, at, who, changes, rollback: _, result, why } = generation;
         let result = match result {
             GenerationResult::Applying => "being applied",
             GenerationResult::Applied => "applied",

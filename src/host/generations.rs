@@ -73,12 +73,19 @@ impl Generations {
     ///
     /// # Errors
     /// Of the file system.
-    pub fn begin(&self, text: &str, at: u64, who: &str, changes: Vec<String>) -> Result<u64, FsError> {
+    pub fn begin(
+        &self,
+        text: &str,
+        at: u64,
+        who: &str,
+        changes: Vec<String>,
+        rollback: bool,
+    ) -> Result<u64, FsError> {
         let all = self.list();
         let number = all.last().map_or(1, |last| last.number + 1);
         fs::replace(&self.file(number, "toml"), text.as_bytes(), 0o600, None)?;
         let (who, result) = (who.to_owned(), GenerationResult::Applying);
-        self.write(&Generation { number, at, who, changes, result, why: None })?;
+        self.write(&Generation { number, at, who, changes, rollback, result, why: None })?;
         let applied = self.applied().map(|generation| generation.number);
         let excess = (all.len() + 1).saturating_sub(KEPT);
         for old in all.iter().take(excess).filter(|old| Some(old.number) != applied) {
@@ -121,7 +128,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let generations = Generations::new(dir.path().to_owned());
         assert_eq!(generations.applied(), None);
-        let begin = |text: &str| generations.begin(text, 7, "root", vec!["a 1 → 2".to_owned()]).unwrap();
+        let begin =
+            |text: &str| generations.begin(text, 7, "root", vec!["a 1 → 2".to_owned()], false).unwrap();
         assert_eq!(begin("first"), 1);
         assert_eq!(generations.applied(), None);
         generations.settle(1, GenerationResult::Applied, None).unwrap();

@@ -149,7 +149,8 @@ fn short(why: &str) -> &str {
     why.split(": ").next().unwrap_or(why)
 }
 
-type Row = BTreeMap<(Action, Vec<String>), Vec<UnitName>>;
+/// In the order of the first of each.
+type Row = Vec<((Action, Vec<String>), Vec<UnitName>)>;
 
 /// Units with equal action and reason, stage by stage; those that stop for good stand before all stages.
 fn rows(steps: &[Step]) -> Vec<(Option<usize>, Row)> {
@@ -162,7 +163,11 @@ fn rows(steps: &[Step]) -> Vec<(Option<usize>, Row)> {
         for name in order.chain(rest) {
             let Some(moved) = step.moves.get(name) else { continue };
             let key = (moved.action, moved.why.clone());
-            rows.entry(place(name)).or_default().entry(key).or_default().push(name.clone());
+            let row = rows.entry(place(name)).or_default();
+            match row.iter_mut().find(|(held, _)| *held == key) {
+                Some((_, names)) => names.push(name.clone()),
+                None => row.push((key, vec![name.clone()])),
+            }
         }
     }
     rows.into_iter().collect()

@@ -115,10 +115,11 @@ impl Driver {
     pub(super) fn apply(&mut self, prepared: Prepared) {
         let Prepared { asked, name: _, text, warnings, target, plan, bound, back_to } = prepared;
         let changes = plan.changes.iter().map(ToString::to_string).collect();
-        let number = match self.generations.begin(&text, clock::wall(), &asked.who, changes) {
-            Ok(number) => number,
-            Err(error) => return asked.fail(format!("nothing was changed: {error}")),
-        };
+        let number =
+            match self.generations.begin(&text, clock::wall(), &asked.who, changes, back_to.is_some()) {
+                Ok(number) => number,
+                Err(error) => return asked.fail(format!("nothing was changed: {error}")),
+            };
         let left = back_to.and_then(|_| self.leave_behind(&asked.who));
         tracing::info!("{}: generation {number} is applied", asked.who);
         // Who has never served has nothing that one could go back to.
@@ -145,6 +146,13 @@ impl Driver {
             deadline: None,
         })));
         self.milestone();
+        // Nobody has served with the files that are there: who comes up meanwhile need not try them once more.
+        let all: Vec<UnitName> = self.running.images.keys().cloned().collect();
+        if !self.started
+            && let Err(why) = self.equip(&all)
+        {
+            return self.go_back(why);
+        }
         self.advance();
     }
 
@@ -381,7 +389,7 @@ impl Driver {
             (self.text, self.generation) = (text, number);
             self.settle(number, GenerationResult::Applied, None);
             self.milestone();
-            let message = format!("generation {number}: {}", plan.summary());
+            let message = format!("generation {number}: {}{}", plan.summary(), self.stays_down(&plan));
             return asked.answer(Answer::done(and_warnings(message, &warnings)));
         };
         if let Some(left) = left {
@@ -394,6 +402,17 @@ impl Driver {
              what ran before runs again ({back}); mend the cause, and reload again",
             if remedy.is_empty() { "" } else { "\n" }
         ));
+    }
+
+    /// Who is concerned and was stopped by order: a change starts nobody whom an administrator has stopped.
+    fn stays_down(&self, plan: &Plan) -> String {
+        let concerned = |name: &UnitName| plan.steps.iter().any(|step| step.moves.contains_key(name));
+        let stopped = self.core.status().into_iter().filter(|unit| !unit.wanted && concerned(&unit.name));
+        let names: Vec<UnitName> = stopped.map(|unit| unit.name).collect();
+        if names.is_empty() {
+            return String::new();
+        }
+        format!("; still stopped, as ordered: {}", crate::plan::compressed(&names))
     }
 
     /// Notes that somebody goes back from the generation that runs, so that the next start does not return to it.

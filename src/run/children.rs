@@ -63,6 +63,7 @@ impl Driver {
             self.learn_from_exit(&life, exit, detail.as_deref());
             self.input(Input::Exited { life: life.clone(), exit, detail });
             self.ended_reading(&life, exit, unasked);
+            self.give_up_start();
         }
     }
 

@@ -11,6 +11,7 @@ use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Unusable;
 use crate::host::toml::Usable;
+use crate::host::venv;
 use crate::sys::clock;
 use crate::sys::fs::FsError;
 use crate::wire::Generation;
@@ -35,8 +36,7 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
             let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
             let state = Config::state_dir(&document.text, whole.parent().unwrap_or(Path::new("/")));
             let generations = Generations::new(Layout::generations_below(&state));
-            let Some((number, usable)) = read(&generations, path, credentials, &[GenerationResult::Applied])
-            else {
+            let Some((number, usable)) = read(&generations, path, credentials, is_applied) else {
                 return Err(unusable);
             };
             tracing::warn!("{}", unusable.to_string().trim_end());
@@ -48,26 +48,54 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
         }
     };
     let generations = Generations::new(Layout::of(&usable.parsed.config).generations());
-    if let Some(undone) = generations.undone(&usable.text, path)
-        // A rollback that was interrupted goes on.
-        && let Some((number, good)) =
-            read(&generations, path, credentials, &[GenerationResult::Applied, GenerationResult::Applying])
+    // A rollback that was interrupted goes on.
+    let good =
+        |generation: &Generation| is_applied(generation) || generation.rollback && is_applying(generation);
+    let why = generations.undone(&usable.text, path).or_else(|| {
+        let applied = read(&generations, path, credentials, is_applied)?.1;
+        unlike(&usable, &applied, path)
+    });
+    if let Some(why) = why
+        && let Some((number, good)) = read(&generations, path, credentials, good)
     {
-        let note = format!("generation {number} runs; {undone}");
+        let note = format!("generation {number} runs; {why}");
         return Ok(Chosen { usable: good, fallen_back: Some((usable.text, note)) });
     }
     Ok(Chosen { usable, fallen_back: None })
 }
 
-/// The newest generation of which this became.
+fn is_applied(generation: &Generation) -> bool {
+    generation.result == GenerationResult::Applied
+}
+
+fn is_applying(generation: &Generation) -> bool {
+    generation.result == GenerationResult::Applying
+}
+
+/// What no start can make of a homeserver that ran before.
+fn unlike(wanted: &Usable, before: &Usable, path: &Path) -> Option<String> {
+    let (is, was) = (&wanted.parsed.config, &before.parsed.config);
+    let path = path.display();
+    if is.server_name != was.server_name {
+        return Some(format!(
+            "{path} says server_name = \"{}\", and this homeserver is {}: write that again, or give the other \
+             homeserver a state_dir and a database of its own",
+            is.server_name, was.server_name
+        ));
+    }
+    let has_synapse = |config: &Config| venv::synapse_version(&config.python.venv).is_some();
+    (!has_synapse(is) && has_synapse(was))
+        .then(|| format!("{path} names a virtualenv without Synapse, {}", is.python.venv.display()))
+}
+
+/// The newest generation that is `wanted`.
 fn read(
     generations: &Generations,
     path: &Path,
     credentials: Option<&OsString>,
-    results: &[GenerationResult],
+    wanted: impl Fn(&Generation) -> bool,
 ) -> Option<(u64, Usable)> {
-    let all = generations.list();
-    let number = all.iter().rfind(|generation| results.contains(&generation.result))?.number;
+    let number = generations.list().iter().rfind(|generation| wanted(generation))?.number;
     let text = generations.text(number).ok()?;
     let document = Document { name: format!("generation {number}"), text };
     match toml::usable_as(document, path, credentials) {
@@ -101,7 +129,7 @@ pub(super) fn note(generations: &Generations, usable: &Usable) -> Result<u64, Fs
         Some(_) | None => {
             let before = applied.and_then(|applied| generations.text(applied.number).ok());
             let changes = before.map_or_else(Vec::new, |before| changes(&before, usable));
-            generations.begin(&usable.text, clock::wall(), "start", changes)
+            generations.begin(&usable.text, clock::wall(), "start", changes, false)
         }
     }
 }

@@ -8,7 +8,6 @@ use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::plan::Deployment;
 use crate::plan::Digest;
-use crate::plan::plan;
 use crate::sys::fs;
 use crate::wire::PlanReport;
 
@@ -37,14 +36,14 @@ impl Driver {
             Ok(usable) => usable,
             Err(unusable) => return PlanReport::Unusable { message: unusable.to_string() },
         };
-        match plan(&self.running, &deployment(&usable)) {
+        match self.plan_for(&deployment(&usable)) {
             Ok(plan) => PlanReport::Planned {
                 empty: plan.is_empty(),
                 text: plan.to_string(),
                 plan: serde_json::to_value(&plan).unwrap_or_default(),
                 warnings: usable.warnings,
             },
-            Err(refusal) => PlanReport::Refused { message: refusal.to_string() },
+            Err(message) => PlanReport::Refused { message },
         }
     }
 

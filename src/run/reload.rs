@@ -5,7 +5,6 @@ use nix::time::clock_gettime;
 use sd_notify::NotifyState;
 use tokio::sync::oneshot;
 
-use crate::config::Config;
 use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Usable;
@@ -13,6 +12,7 @@ use crate::plan::Deployment;
 use crate::plan::Plan;
 use crate::plan::plan;
 use crate::supervise::Time;
+use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::GenerationResult;
 use crate::wire::Obstacle;
@@ -22,6 +22,9 @@ use super::apply::Applying;
 use super::listeners::Bound;
 use super::planning;
 use super::trial::Trial;
+
+/// So often main may end before a start is given up for an earlier configuration.
+const TRIES: u32 = 3;
 
 /// Who wants a change, and where the answer goes.
 pub(super) struct Asked {
@@ -148,6 +151,30 @@ impl Driver {
         )
     }
 
+    /// A start with a configuration that has never served goes back to the last one that did when main does not come up.
+    pub(super) fn give_up_start(&mut self) {
+        let main = self.core.status().into_iter().find(|unit| unit.name == UnitName::main());
+        let Some(main) = main.filter(|main| main.restarts == TRIES) else { return };
+        if self.started || self.stopping || self.under_way.is_some() {
+            return;
+        }
+        let all = self.generations.list();
+        let unproven = all.iter().find(|generation| generation.number == self.generation);
+        let good = all.iter().rfind(|generation| generation.result == GenerationResult::Applied);
+        let (Some(GenerationResult::Applying), Some(good)) = (unproven.map(|unproven| unproven.result), good)
+        else {
+            return;
+        };
+        let why = main.reason.unwrap_or_default();
+        let asked = Asked::new(format!("start, since main did not come up: {}", gist(&why)), None);
+        let Ok(text) = self.generations.text(good.number) else { return };
+        let document = Document { name: format!("generation {}", good.number), text };
+        if let Ok(usable) = toml::usable_as(document, &self.config_path, self.credentials.as_ref()) {
+            self.looked_at = None;
+            self.consider(asked, format!("generation {}", good.number), usable, Some(good.number));
+        }
+    }
+
     /// Answers at once where no change can begin now.
     fn admit(&mut self, mut asked: Asked) -> Option<Asked> {
         if self.stopping {
@@ -179,17 +206,14 @@ impl Driver {
 
     fn consider(&mut self, asked: Asked, name: String, usable: Usable, back_to: Option<u64>) {
         let target = planning::deployment(&usable);
-        let plan = match plan(&self.running, &target) {
+        let plan = match self.plan_for(&target) {
             Ok(plan) => plan,
-            Err(refusal) => return asked.fail(format!("nothing was changed: {refusal}")),
+            Err(why) => return asked.fail(format!("nothing was changed: {why}")),
         };
         let bound = match self.around.listeners.bind(&target.config.listen) {
             Ok(bound) => bound,
             Err(why) => return asked.fail(format!("nothing was changed: {why}")),
         };
-        if let Err(why) = self.has_services(&target.config) {
-            return asked.fail(format!("nothing was changed: {why}"));
-        }
         let Usable { text, warnings, .. } = usable;
         if plan.is_empty() {
             (self.text, self.looked_at) = (text, None);
@@ -198,8 +222,22 @@ impl Driver {
         self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, bound, back_to }));
     }
 
-    /// Whether the embedded services of a configuration are there to be started.
-    fn has_services(&self, new: &Config) -> Result<(), String> {
+    /// The plan for a deployment that can be had while everything runs.
+    pub(super) fn plan_for(&self, target: &Deployment) -> Result<Plan, String> {
+        self.is_there(target)?;
+        plan(&self.running, target).map_err(|refusal| refusal.to_string())
+    }
+
+    /// Whether Synapse and the embedded services of a deployment are there to be started.
+    fn is_there(&self, target: &Deployment) -> Result<(), String> {
+        let new = &target.config;
+        if target.synapse_version.is_empty() {
+            let venv = new.python.venv.display();
+            return Err(format!(
+                "there is no Synapse in {venv} ([python] venv)\n  \
+                 install it there first: python3 -m venv {venv} && {venv}/bin/pip install 'matrix-synapse[postgres,redis]'"
+            ));
+        }
         let around = &self.around;
         let database = around.layout.postgres_data().join("data").join("PG_VERSION");
         let what = if new.database.is_embedded() && !(around.venv.postgres.is_some() && database.exists()) {

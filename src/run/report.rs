@@ -61,6 +61,8 @@ fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
         (_, _, Some(reason), None) => Some(reason.clone()),
         (_, _, None, _) => None,
     };
+    let reason =
+        if unit.state == "down" && !unit.wanted { Some("stopped by order".to_owned()) } else { reason };
     let waits: Vec<&str> = unit.waits_for.iter().map(UnitName::as_str).collect();
     let reason = if waits.is_empty() { reason } else { Some(format!("waits for {}", waits.join(", "))) };
     UnitReport {

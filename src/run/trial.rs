@@ -176,6 +176,8 @@ impl Driver {
         if !trial.readers.is_empty() {
             self.under_way = Some(UnderWay::Trial(trial));
         } else if let Some(refusal) = refusal(&trial.verdicts, &trial.prepared, &self.running) {
+            let note = format!("{} is refused by Synapse: `synvisor reload` shows why", trial.prepared.name);
+            self.looked_at = Some((trial.prepared.text.clone(), Some(note)));
             trial.prepared.asked.refuse(refusal);
         } else {
             self.apply(*trial.prepared);

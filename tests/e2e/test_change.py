@@ -179,6 +179,41 @@ def test_a_start_with_mistakes_runs_what_worked(home: Deployment) -> None:
     assert "mistakes" not in notes(home)
 
 
+def test_a_start_that_does_not_come_up_goes_back(home: Deployment) -> None:
+    # Mutations, each seen red: main tried for ever; another server_name taken for a new configuration.
+    held, text = files(home), home.toml.read_text()
+    home.stop()
+    # What only Synapse's own parser finds, and nobody has asked it.
+    home.toml.write_text(text.replace("[synapse]", "[synapse]\noidc_providers = [{ idp_id = 'x' }]", 1))
+    home.start().wait_ready()
+    assert files(home) == held
+    assert [one["result"] for one in generations(home)] == ["applied", "rolled_back", "applied"]
+    assert "generation 2, which was rolled back (start, since main did not come up" in notes(home)
+    home.stop()
+    other = text.replace(f'server_name = "{home.server_name}"', 'server_name = "another.example"', 1)
+    home.toml.write_text(other)
+    home.start().wait_ready()
+    assert files(home) == held
+    assert f"this homeserver is {home.server_name}" in notes(home)
+    home.toml.write_text(text)
+    assert home.cli("reload").returncode == 0
+    assert "homeserver is" not in notes(home)
+
+
+def test_who_was_stopped_stays_so(home: Deployment) -> None:
+    # Mutation: those who were stopped counted among the restarted: seen red.
+    assert home.cli("stop", "generic-2").returncode == 0
+    home.synapse = f"turn_allow_guests = false\n{UNLIMITED}{LIVELY}"
+    home.write()
+    done = home.cli("reload")
+    assert done.returncode == 0, done
+    assert "still stopped, as ordered: generic-2" in done.stdout
+    assert home.unit("generic-2")["state"] == "down"
+    assert home.unit("generic-2")["reason"] == "stopped by order"
+    assert "ready, but for what was stopped" in home.cli("status").stdout
+    assert home.cli("start", "generic-2").returncode == 0
+
+
 def test_a_file_that_goes_bad_is_found_before_anything_is_touched(home: Deployment) -> None:
     # Mutations, each seen red: only settings compared; secrets left in what Synapse says.
     bridge, secret = home.directory / "bridge.yaml", home.directory / "secret"
