@@ -9,8 +9,9 @@ cores of a developer's machine, 28 restarts each:
     router     2,940 requests, 211 failed (429, a connection refused; at the ordinary weights)
     child      4,993 requests, 4 failed (502, rooms that were being made)
     bootstrap  6,871 requests, 14 failed (502, likewise): neither the child's part nor the pool's
-    pool       5,602 requests, 0 failed: while the child's part closes idle connections with care, the pool's
-               alone was not seen to matter (tests/forkserver/test_homeserver.py shows what it changes)
+    pool       5,602 requests, 0 failed: the child closes idle connections with care, so that it takes a caller
+               that does not get to run meanwhile. With one (tests/e2e/test_restarts.py) 2 of 5,309 requests failed
+               (502, typing), and the request that waited for it in its socket failed in the first of five naps
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections import Counter
 from dataclasses import dataclass
 
 from tests.support.deployment import LIVELY, deployed
-from tests.support.naps import CALLED, CALLER, NAPS, asleep
 from tests.support.toolchain import ROOT
 from tests.support.traffic import UNLIMITED, Traffic
 
@@ -64,11 +64,6 @@ def harm_without(mechanism: str, times: int) -> Harm:
             traffic.phase(" ".join(order))
             done = home.cli("restart", "--json", *order, timeout=300)
             cut += sum(unit["cut"] for unit in json.loads(done.stdout)["units"])
-            traffic.breathe()
-        for _ in range(NAPS * times):
-            traffic.phase(f"restart {CALLED} while {CALLER} sleeps")
-            with asleep(home, CALLER):
-                home.cli("restart", CALLED)
             traffic.breathe()
         report = traffic.stop()
     failures = Counter(f"{one['operation']} {one['status']}" for one in report["failures"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.deployment import LIVELY, Deployment, deployed
-from tests.support.naps import CALLED, CALLER, NAPS, TYPING, asleep
+from tests.support.naps import CALLED, CALLER, NAPS, Caller, asleep
 from tests.support.traffic import UNLIMITED, Report, Traffic
 
 from .test_crash import wait_for_another
@@ -82,11 +83,18 @@ def test_planned_restarts_cost_no_request(home: Deployment) -> None:
 
 def test_a_caller_that_sleeps_meanwhile_costs_no_request(home: Deployment) -> None:
     # Mutation: the pool of connections between processes left persistent (`without=("pool",)`): seen red.
-    with Traffic(home.port, *TYPING) as traffic:
+    user = home.client().register(f"sleeper-{uuid.uuid4().hex[:8]}", "a password")
+    caller = Caller(home, user, user.create_room())
+    with Traffic(home.port) as traffic:
         traffic.breathe()
         for _ in range(NAPS):
+            # Whoever keeps connections has an idle one now.
+            caller.ask()
+            assert caller.answer() == 200
             with asleep(home, CALLER):
+                caller.ask()
                 restart(home, CALLED)
+            assert caller.answer() == 200
             traffic.breathe()
         report = traffic.stop()
     assert report["failed"] == 0, shown(report)
