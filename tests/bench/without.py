@@ -9,9 +9,8 @@ cores of a developer's machine, 28 restarts each:
     router     2,940 requests, 211 failed (429, a connection refused; at the ordinary weights)
     child      4,993 requests, 4 failed (502, rooms that were being made)
     bootstrap  6,871 requests, 14 failed (502, likewise): neither the child's part nor the pool's
-    pool       5,602 requests, 0 failed: the child closes idle connections with care, so that it takes a caller
-               that does not get to run meanwhile. With one (tests/e2e/test_restarts.py) 2 of 5,309 requests failed
-               (502, typing), and the request that waited for it in its socket failed in the first of five naps
+    pool       5,602 requests, 0 failed: since the child closes idle connections with care, it takes a caller
+               that does not get to run meanwhile (tests/support/naps.py); with one 2 of 5,309 failed (502)
 """
 
 from __future__ import annotations
