@@ -46,7 +46,7 @@ def test_a_start_that_cannot_be_says_why(installed: Service) -> None:
         assert installed.state() == "failed/failed"
         held = installed.properties("NRestarts", "ExecMainStatus")
         assert held == {"NRestarts": "0", "ExecMainStatus": "78"}
-        assert 'did you mean "generic"?' in installed.systemctl("status", UNIT, check=False)
+        assert 'did you mean "generic"?' in installed.systemctl("status", "--lines=200", UNIT, check=False)
         # One that only never gets there tells so while it is waited for.
         installed.reset()
         installed.synapse = "modules = [{ module = 'no_such_module.Class', config = {} }]"
