@@ -124,7 +124,6 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_the_last_that_was_applied() {
-        // Mutations, each seen red: the applied one not spared; KEPT off by one; the result not written.
         let dir = tempfile::tempdir().unwrap();
         let generations = Generations::new(dir.path().to_owned());
         assert_eq!(generations.applied(), None);
@@ -146,7 +145,6 @@ mod tests {
         );
         assert_eq!(generations.text(1).unwrap(), "first");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2 * (KEPT + 1));
-        // Mutation: the owner not looked at: seen red (as root only).
         if nix::unistd::geteuid().is_root() {
             std::os::unix::fs::chown(dir.path().join("1.toml"), Some(65_534), None).unwrap();
             generations.text(1).unwrap_err();

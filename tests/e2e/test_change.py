@@ -180,7 +180,6 @@ def test_a_start_with_mistakes_runs_what_worked(home: Deployment) -> None:
 
 
 def test_a_start_that_does_not_come_up_goes_back(home: Deployment) -> None:
-    # Mutations, each seen red: main tried for ever; another server_name taken for a new configuration.
     held, text = files(home), home.toml.read_text()
     home.stop()
     # What only Synapse's own parser finds, and nobody has asked it.
@@ -201,7 +200,6 @@ def test_a_start_that_does_not_come_up_goes_back(home: Deployment) -> None:
 
 
 def test_who_was_stopped_stays_so(home: Deployment) -> None:
-    # Mutation: those who were stopped counted among the restarted: seen red.
     assert home.cli("stop", "generic-2").returncode == 0
     home.synapse = f"turn_allow_guests = false\n{UNLIMITED}{LIVELY}"
     home.write()
@@ -215,7 +213,6 @@ def test_who_was_stopped_stays_so(home: Deployment) -> None:
 
 
 def test_a_file_that_goes_bad_is_found_before_anything_is_touched(home: Deployment) -> None:
-    # Mutations, each seen red: only settings compared; secrets left in what Synapse says.
     bridge, secret = home.directory / "bridge.yaml", home.directory / "secret"
     appservice_registration("http://127.0.0.1:9", bridge)
     home.synapse = f'app_service_config_files = ["{bridge}"]\n{UNLIMITED}{LIVELY}'

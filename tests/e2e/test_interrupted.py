@@ -38,7 +38,7 @@ def start(home: Deployment, *options: str) -> None:
 
 
 def test_every_moment_of_a_change_may_be_the_last() -> None:
-    # Mutations, each seen red: the record written last; files of a step left to the next start's luck.
+    # Mutations, each seen red: the record not taken up at the next start; files not written at a start.
     home = Deployment(BEFORE, synapse=LIVELY)
     try:
         start(home)
@@ -83,10 +83,7 @@ def test_every_moment_of_a_change_may_be_the_last() -> None:
 
 
 def test_a_rollback_that_is_interrupted_ends_somewhere() -> None:
-    """Its file on disk is the one that it leaves: the next start must not take back what was ordered.
-
-    Mutation: an applied generation preferred: seen red.
-    """
+    """Its file on disk is the one that it leaves: the next start must not take back what was ordered."""
     home = Deployment("generic = 1", synapse=LIVELY)
     try:
         start(home)

@@ -23,7 +23,6 @@ def read(*files: Path) -> dict[str, tuple[str | None, list[str]]]:
 
 
 def test_each_file_has_its_verdict(tmp_path: Path) -> None:
-    # Mutations, each seen red: only ConfigError caught; the path left out.
     text = CONFIG.format(directory=tmp_path, path=tmp_path / "main.sock")
     (tmp_path / "log.yaml").write_text(LOG)
     subprocess.run(

@@ -35,7 +35,6 @@ def test_a_start_is_done_when_main_is_ready_and_the_router_accepts(installed: Se
 
 
 def test_a_start_that_cannot_be_says_why(installed: Service) -> None:
-    # Mutations, each seen red: RestartPreventExitStatus= left out; STATUS= of a start left out.
     installed.systemctl("stop", UNIT)
     generations = installed.machine.root / "var/lib/synvisor/generations"
     aside = generations.rename(generations.with_name("aside"))
