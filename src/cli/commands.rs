@@ -29,13 +29,9 @@ pub(super) fn status(config: &Path, json: bool) -> Exit {
         Err(exit) => return exit,
     };
     if json {
-        match serde_json::to_string_pretty(&report) {
-            Ok(text) => output::line(text),
-            Err(error) => return fail(&error.to_string()),
-        }
-    } else {
-        output::raw(output::status(&report).as_bytes());
+        return print_json(&report);
     }
+    output::raw(output::status(&report).as_bytes());
     Exit::Done
 }
 
@@ -72,15 +68,15 @@ pub(super) fn restart(config: &Path, request: OrderRequest, json: bool) -> Exit 
         Ok(answer) => answer,
         Err(exit) => return exit,
     };
-    if json {
-        match serde_json::to_string_pretty(&answer) {
-            Ok(text) => output::line(text),
-            Err(error) => return fail(&error.to_string()),
+    match (json, answer.ok) {
+        (true, true) => print_json(&answer),
+        (true, false) => {
+            print_json(&answer);
+            Exit::Failed
         }
-    } else if !answer.ok {
-        return fail(&answer.message);
+        (false, true) => Exit::Done,
+        (false, false) => fail(&answer.message),
     }
-    if answer.ok { Exit::Done } else { Exit::Failed }
 }
 
 pub(super) fn plan(config: &Path, json: bool) -> Exit {
@@ -124,13 +120,9 @@ pub(super) fn generations(config: &Path, json: bool) -> Exit {
         Err(exit) => return exit,
     };
     if json {
-        match serde_json::to_string_pretty(&generations) {
-            Ok(text) => output::line(text),
-            Err(error) => return fail(&error.to_string()),
-        }
-    } else {
-        output::raw(output::generations(&generations).as_bytes());
+        return print_json(&generations);
     }
+    output::raw(output::generations(&generations).as_bytes());
     Exit::Done
 }
 
@@ -220,6 +212,16 @@ fn explain(error: ControlError, socket: &str) -> Exit {
         }
         ControlError::Refused(why) => fail(&why),
         ControlError::Broken(why) => fail(&format!("the conversation with the daemon broke off: {why}")),
+    }
+}
+
+fn print_json(value: &impl serde::Serialize) -> Exit {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => {
+            output::line(text);
+            Exit::Done
+        }
+        Err(error) => fail(&error.to_string()),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::plan::Deployment;
 use crate::plan::Kind;
 use crate::plan::Plan;
 use crate::plan::Step;
+use crate::plan::compressed;
 use crate::plan::plan;
 use crate::render;
 use crate::render::FileSet;
@@ -91,17 +92,14 @@ impl Applying {
     pub(super) fn missing(&self, units: &[UnitStatus]) -> String {
         if !self.reading.is_empty() {
             let names: Vec<UnitName> = self.reading.iter().map(|life| life.unit.clone()).collect();
-            return format!(
-                "{} did not say in time that the files were read anew",
-                crate::plan::compressed(&names)
-            );
+            return format!("{} did not say in time that the files were read anew", compressed(&names));
         }
         let concerned = self.plan.steps.get(self.at).map(|step| &step.moves);
         let waits = |unit: &&UnitStatus| {
             unit.state != "ready" && concerned.is_some_and(|moves| moves.contains_key(&unit.name))
         };
         let names: Vec<UnitName> = units.iter().filter(waits).map(|unit| unit.name.clone()).collect();
-        format!("{} did not get ready within {} s", crate::plan::compressed(&names), START_LIMIT / 1_000)
+        format!("{} did not get ready within {} s", compressed(&names), START_LIMIT / 1_000)
     }
 
     /// Whether units of a step that is still to come go down together.
@@ -412,7 +410,7 @@ impl Driver {
         if names.is_empty() {
             return String::new();
         }
-        format!("; still stopped, as ordered: {}", crate::plan::compressed(&names))
+        format!("; still stopped, as ordered: {}", compressed(&names))
     }
 
     /// Notes that somebody goes back from the generation that runs, so that the next start does not return to it.

@@ -123,12 +123,16 @@ impl Driver {
             Ok(number) => number,
             Err(why) => return asked.fail(why),
         };
+        asked.who = format!("{} to {number}", asked.who);
+        self.return_to(number, asked);
+    }
+
+    fn return_to(&mut self, number: u64, asked: Asked) {
         let Ok(text) = self.generations.text(number) else {
             return asked.fail(format!(
                 "there is no generation {number}\n  `synvisor generations` lists those that are kept"
             ));
         };
-        asked.who = format!("{} to {number}", asked.who);
         let name = format!("generation {number}");
         let document = Document { name: name.clone(), text };
         match toml::usable_as(document, &self.config_path, self.credentials.as_ref()) {
@@ -167,12 +171,8 @@ impl Driver {
         };
         let why = main.reason.unwrap_or_default();
         let asked = Asked::new(format!("start, since main did not come up: {}", gist(&why)), None);
-        let Ok(text) = self.generations.text(good.number) else { return };
-        let document = Document { name: format!("generation {}", good.number), text };
-        if let Ok(usable) = toml::usable_as(document, &self.config_path, self.credentials.as_ref()) {
-            self.looked_at = None;
-            self.consider(asked, format!("generation {}", good.number), usable, Some(good.number));
-        }
+        self.looked_at = None;
+        self.return_to(good.number, asked);
     }
 
     /// Answers at once where no change can begin now.

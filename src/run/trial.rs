@@ -15,6 +15,7 @@ use crate::forkserver::Verdict;
 use crate::host::toml::Document;
 use crate::plan::Deployment;
 use crate::plan::Image;
+use crate::plan::compressed;
 use crate::render;
 use crate::render::FileSet;
 use crate::supervise::Exit;
@@ -213,7 +214,7 @@ fn refusal(verdicts: &[Verdict], prepared: &Prepared, running: &Deployment) -> O
     }
     let problem = |(what, path, units): (&str, &[String], Vec<UnitName>)| {
         let what = prepared.target.without_secrets(&format!("Synapse refuses this: {}", what.trim_end()));
-        let whose = crate::plan::compressed(&units);
+        let whose = compressed(&units);
         let remedy = format!("it concerns {whose}");
         Problem::error(place(what.as_str(), path, &prepared.target, running), what, remedy)
     };

@@ -16,6 +16,8 @@ from typing import Any
 from tests.support.deployment import LIVELY, Deployment, deployed
 from tests.support.toolchain import ROOT
 
+from .rows import save
+
 SETUP = "one-of-each"
 WORKERS = 'preset = "one-of-each"'
 # What is written in [workers], above the first table, below [supervisor] and above all of [synapse].
@@ -94,10 +96,7 @@ def main() -> None:
     for one in found:
         ratio = "" if one["ratio"] is None else f"{one['ratio']:8.3f}"
         print(f"{one['metric']:28} {one['value']:8.4f}   {ratio}")
-    target = ROOT / "target" / "bench" / "plan.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {target}")
+    save("plan.json", found)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from tests.support.toolchain import ROOT, prepare
+from tests.support.toolchain import prepare
 
+from .rows import save
 from .services import Services
 from .sides import BASELINES, Side, Synvisor
 
@@ -151,10 +151,7 @@ def main() -> None:
     for setup in arguments.setup or SETUPS:
         found += run(setup, baselines, wanted, arguments.rounds)
     show(found)
-    target = ROOT / "target" / "bench" / "restart.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten to {target}")
+    save("restart.json", found)
 
 
 if __name__ == "__main__":
