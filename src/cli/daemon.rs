@@ -1,6 +1,8 @@
 //! The long-running processes.
 
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +18,10 @@ use super::config;
 use super::output;
 
 pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run::ForTests) -> Exit {
+    let inherited = match handed_over() {
+        Ok(inherited) => inherited,
+        Err(error) => return say(&format!("what systemd kept cannot be used: {error}"), Exit::Failed),
+    };
     let chosen = match run::choose(&path, credentials.as_ref()) {
         Ok(chosen) => chosen,
         Err(unusable) => return config::refuse(&unusable),
@@ -24,13 +30,23 @@ pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run
     if let Some((_, why)) = &chosen.fallen_back {
         output::problem(why);
     }
-    match run::supervise(chosen, path, credentials, tests) {
+    match run::supervise(chosen, path, credentials, inherited, tests) {
         Ok(Ended::Stopped) => Exit::Done,
         Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),
         Err(StartError::Busy(why)) => say(&why, Exit::Busy),
         Err(StartError::Failed(why)) => say(&why, Exit::Failed),
     }
+}
+
+/// What systemd kept for us (sd_listen_fds_with_names(3)).
+fn handed_over() -> io::Result<Vec<(String, OwnedFd)>> {
+    let names: Vec<String> = match sd_notify::listen_fds_with_names() {
+        Ok(named) => named.map(|(_, name)| name).collect(),
+        // There is no systemd.
+        Err(_) => return Ok(Vec::new()),
+    };
+    Ok(names.iter().cloned().zip(process::inherited(names.len())?).collect())
 }
 
 fn say(why: &str, exit: Exit) -> Exit {

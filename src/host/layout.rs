@@ -68,8 +68,24 @@ impl Layout {
     pub fn of(config: &Config) -> Self {
         Self { state: config.supervisor.state_dir.clone(), run: config.supervisor.run_dir.clone() }
     }
+    /// What one supervisor holds, and nobody else.
+    pub fn supervisor_lock(&self) -> PathBuf {
+        self.state.join("supervisor.lock")
+    }
+    /// What every process holds that a supervisor has started.
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")
+    }
+    /// What a supervisor leaves for the next one.
+    pub fn state_file(&self) -> PathBuf {
+        self.run.join("state.json")
+    }
+    pub fn images_file(&self) -> PathBuf {
+        self.run.join("images.toml")
+    }
+    /// Says that the service was told to stop.
+    pub fn stopping_mark(&self) -> PathBuf {
+        self.run.join("stopping")
     }
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")

@@ -7,5 +7,6 @@ pub mod layout;
 pub mod secrets;
 pub mod servlets;
 pub mod settings;
+pub mod state;
 pub mod toml;
 pub mod venv;

@@ -16,6 +16,7 @@ use crate::host::generations::Generations;
 use crate::plan::Deployment;
 use crate::plan::Image;
 use crate::supervise::Effect;
+use crate::supervise::Exit;
 use crate::supervise::Input;
 use crate::supervise::Life;
 use crate::supervise::Supervisor;
@@ -30,10 +31,12 @@ use crate::wire::FromRouter;
 use crate::wire::GenerationResult;
 use crate::wire::ToRouter;
 
+mod adopt;
 mod apply;
 mod births;
 mod children;
 mod chosen;
+mod keep;
 mod link;
 mod listeners;
 mod memory;
@@ -41,6 +44,7 @@ mod orders;
 mod output;
 mod planning;
 mod probe;
+mod processes;
 mod reload;
 mod report;
 mod signals;
@@ -48,6 +52,7 @@ mod sockets;
 mod spawn;
 mod specs;
 mod start;
+mod store;
 mod timeline;
 mod trial;
 
@@ -57,9 +62,11 @@ pub use start::ForTests;
 pub use start::StartError;
 pub use start::supervise;
 
+use adopt::Survivors;
 use births::Births;
 use link::Link;
 use orders::Orders;
+use processes::Processes;
 use reload::Asked;
 use reload::UnderWay;
 use sockets::Sockets;
@@ -81,6 +88,8 @@ pub(crate) enum News {
     Router(Life, FromRouter),
     RouterLost(Life),
     ForkServer(Life, Event),
+    /// A process has ended that is no child of ours.
+    Ended(i32, Exit),
 }
 
 /// How the supervisor ended.
@@ -105,6 +114,10 @@ struct Driver {
     generations: Generations,
     /// The generation that runs; it counts as applied once the homeserver serves.
     generation: u64,
+    /// The one that everything goes by which is not one process's own: another one only in the middle of a change.
+    in_force: u64,
+    /// Where a change was on its way to that an earlier supervisor did not finish.
+    unfinished: Option<u64>,
     /// A change of the configuration.
     under_way: Option<UnderWay>,
     /// How often Synapse was asked to read files on trial.
@@ -116,8 +129,9 @@ struct Driver {
     credentials: Option<OsString>,
     notify: NotifySocket,
     news: mpsc::UnboundedSender<News>,
-    /// Living children.
-    pids: BTreeMap<i32, Life>,
+    pids: Processes,
+    /// What was kept last for the next supervisor.
+    kept: String,
     /// What asks after the readiness of each unit.
     probes: BTreeMap<UnitName, JoinHandle<()>>,
     troubles: BTreeMap<UnitName, String>,
@@ -145,9 +159,13 @@ impl Driver {
         mut signals: signals::Signals,
         mut news: mpsc::UnboundedReceiver<News>,
         mut commands: mpsc::Receiver<Command>,
+        survivors: Option<Survivors>,
     ) -> Ended {
         let begun = clock::now();
         let give_up = begun.after(self.running.config.supervisor.dependency_timeout);
+        if let Some(survivors) = survivors {
+            self.adopt(survivors);
+        }
         self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
         let mut memory = tokio::time::interval(memory::INTERVAL);
@@ -183,6 +201,7 @@ impl Driver {
                     ]);
                 }
             }
+            self.keep();
         }
         self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
     }
@@ -214,7 +233,7 @@ impl Driver {
                 self.input(Input::Ready(life));
             }
             News::Trouble(life, text) => {
-                let embedded_start = self.pids.values().any(|other| *other == life);
+                let embedded_start = self.pids.of(&life).is_some();
                 if !embedded_start {
                     tracing::warn!("{text}");
                 }
@@ -234,10 +253,11 @@ impl Driver {
             }
             News::Router(_, FromRouter::Counts { ticket, counts }) => self.counted(ticket, &counts),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),
+            News::Ended(pid, exit) => self.ended_elsewhere(pid, exit),
             News::RouterLost(life) => {
                 // What it was asked over that connection is not answered any more.
                 self.uncounted();
-                if self.pids.values().any(|living| *living == life) && !self.stopping {
+                if self.pids.of(&life).is_some() && !self.stopping {
                     // It keeps its table meanwhile.
                     self.connect_router(life);
                 } else {
@@ -261,7 +281,7 @@ impl Driver {
         if !self.started && ready(UnitName::main()) && ready(UnitName::router()) {
             self.started = true;
             // One that takes its place at this moment is settled when that is done.
-            if !matches!(self.under_way, Some(UnderWay::Applying(_))) {
+            if self.unfinished.is_none() && !matches!(self.under_way, Some(UnderWay::Applying(_))) {
                 self.settle(self.generation, GenerationResult::Applied, None);
             }
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -278,6 +298,10 @@ impl Driver {
         tracing::info!("stopping");
         self.stopping = true;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        // Whoever comes after us must not take for a crash what was a stop.
+        if let Err(error) = fs::replace_fleeting(&self.around.layout.stopping_mark(), b"") {
+            tracing::warn!("{error}");
+        }
         self.abandon();
         self.input(Input::Shutdown);
     }

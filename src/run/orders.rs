@@ -73,6 +73,7 @@ impl Driver {
                         .iter()
                         .cloned()
                         .chain(self.what_is_under_way())
+                        .chain(self.what_is_unfinished())
                         .chain(differs)
                         .collect(),
                     started: self.started,

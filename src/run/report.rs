@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use crate::config::Config;
-use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::supervise::UnitStatus;
 use crate::topology::Role;
@@ -14,11 +13,13 @@ use crate::wire::OverallState;
 use crate::wire::StatusReport;
 use crate::wire::UnitReport;
 
+use super::processes::Processes;
+
 /// What the driver knows beside the core.
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) topology: &'a Topology,
-    pub(super) pids: &'a BTreeMap<i32, Life>,
+    pub(super) pids: &'a Processes,
     pub(super) made: &'a BTreeMap<UnitName, Made>,
     /// What of this Synapse the bootstrap does not recognise.
     pub(super) problems: &'a [String],
@@ -53,7 +54,7 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
 }
 
 fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
-    let pid = facts.pids.iter().find(|(_, life)| life.unit == unit.name).map(|(pid, _)| *pid);
+    let pid = facts.pids.iter().find(|(_, life)| life.unit == unit.name).map(|(pid, _)| pid);
     let seconds = |until: Time| until.since(facts.now).div_ceil(1_000);
     let reason = match (unit.state, facts.troubles.get(&unit.name), &unit.reason, unit.retry_at) {
         ("starting", Some(trouble), _, _) => Some(trouble.clone()),

@@ -24,6 +24,7 @@ use crate::supervise::Ending;
 use crate::sys::fs;
 use crate::sys::process;
 use crate::sys::process::Command;
+use crate::sys::process::Waiting;
 use crate::sys::users::User;
 use crate::topology;
 use crate::topology::Role;
@@ -54,9 +55,11 @@ pub(super) struct Surroundings {
     pub(super) listeners: Listeners,
     pub(super) router_control: UnixListener,
     pub(super) fork_server_control: OwnedFd,
-    /// The lock on the state directory: every child holds it too, so that a new supervisor does not start before the
-    /// last process of the old one has ended.
+    /// Every process holds it that was started for this state directory: a new supervisor knows them by it, and whether
+    /// any is left.
     pub(super) lock: fs::Lock,
+    /// The run of the machine.
+    pub(super) boot: String,
     /// After so many moments of a change the supervisor dies, for tests.
     pub(super) milestones: Option<u64>,
     /// Mechanisms that a test leaves out, to see that they matter.
@@ -110,7 +113,7 @@ pub(super) fn start(
     image: Option<&Image>,
     config: &Config,
     around: &Surroundings,
-) -> io::Result<Option<i32>> {
+) -> io::Result<Option<Waiting>> {
     let Some(mut program) = program(unit, config, around) else { return Ok(None) };
     // The fork server passes the lock on to each process that it forks, and must not outlive them by it.
     if unit.role != Role::ForkServer {
@@ -130,7 +133,7 @@ pub(super) fn execute(
     config: &Config,
     around: &Surroundings,
     held: &[Held],
-) -> io::Result<i32> {
+) -> io::Result<Waiting> {
     // Its environment is the program's own; arguments are there for everybody to read.
     let process = Process { environment: BTreeMap::new(), ..describe(unit, image, config, around, held) };
     let process = serde_json::to_string(&process)?;
@@ -204,7 +207,7 @@ pub(super) fn execute_trial(
     config: &Config,
     output: &File,
     around: &Surroundings,
-) -> io::Result<i32> {
+) -> io::Result<Waiting> {
     let mut argv = bootstrap(config, &around.layout);
     argv.push("check".to_owned());
     argv.extend(files);
@@ -224,7 +227,7 @@ fn spawn(
     output: &File,
     (nice, own): (u16, &BTreeMap<String, String>),
     around: &Surroundings,
-) -> io::Result<i32> {
+) -> io::Result<Waiting> {
     process::spawn(&Command {
         argv: program.argv,
         name: program.name,

@@ -39,6 +39,8 @@ impl fmt::Display for Life {
 pub enum Exit {
     Code(i32),
     Signal(i32),
+    /// Only its parent learned how, and that was an earlier supervisor.
+    Unknown,
 }
 
 impl fmt::Display for Exit {
@@ -46,6 +48,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Unknown => f.write_str("it ended, and how is not known"),
         }
     }
 }
