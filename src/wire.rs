@@ -97,6 +97,9 @@ pub enum FromRouter {
 pub struct StatusReport {
     pub version: String,
     pub pid: u32,
+    /// How often a supervisor took over from another one since the homeserver was started.
+    #[serde(default)]
+    pub takeovers: u64,
     pub state: OverallState,
     /// Addresses that the router listens on.
     pub listen: Vec<String>,

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,8 +18,14 @@ use super::Exit;
 use super::config;
 use super::output;
 
-pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run::ForTests) -> Exit {
-    let inherited = match handed_over() {
+pub(super) fn supervise(
+    path: PathBuf,
+    credentials: Option<OsString>,
+    passed_on: &[i32],
+    launch: run::Launch,
+    tests: run::ForTests,
+) -> Exit {
+    let inherited = match handed_over(passed_on) {
         Ok(inherited) => inherited,
         Err(error) => return say(&format!("what systemd kept cannot be used: {error}"), Exit::Failed),
     };
@@ -30,7 +37,7 @@ pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run
     if let Some((_, why)) = &chosen.fallen_back {
         output::problem(why);
     }
-    match run::supervise(chosen, path, credentials, inherited, tests) {
+    match run::supervise(chosen, path, credentials, inherited, launch, tests) {
         Ok(Ended::Stopped) => Exit::Done,
         Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),
@@ -39,14 +46,37 @@ pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run
     }
 }
 
-/// What systemd kept for us (sd_listen_fds_with_names(3)).
-fn handed_over() -> io::Result<Vec<(String, OwnedFd)>> {
-    let names: Vec<String> = match sd_notify::listen_fds_with_names() {
-        Ok(named) => named.map(|(_, name)| name).collect(),
-        // There is no systemd.
-        Err(_) => return Ok(Vec::new()),
-    };
-    Ok(names.iter().cloned().zip(process::inherited(names.len())?).collect())
+/// What the program before us passed on, and what systemd kept for us (sd_listen_fds_with_names(3)).
+fn handed_over(passed_on: &[i32]) -> io::Result<Vec<(String, OwnedFd)>> {
+    let mut descriptors = Vec::new();
+    for number in passed_on {
+        descriptors.push((String::new(), process::passed_on(*number)?));
+    }
+    if let Ok(named) = sd_notify::listen_fds_with_names() {
+        for (number, name) in named {
+            descriptors.push((name, process::passed_on(number)?));
+        }
+    }
+    Ok(descriptors)
+}
+
+/// Ends what a supervisor that died has left.
+pub(super) fn after_stop(path: &Path, credentials: Option<&OsString>, after: run::After) -> Exit {
+    match run::after_stop(path, credentials, after) {
+        Ok(()) => Exit::Done,
+        Err(why) => say(&format!("processes of the service may be left: {why}"), Exit::Failed),
+    }
+}
+
+/// Says whether we could take over what a supervisor offers, and in which version.
+pub(super) fn upgrade_check(path: &Path, credentials: Option<&OsString>, offers: &Path) -> Exit {
+    match run::check_offers(offers, path, credentials) {
+        Ok(version) => {
+            output::line(version.to_string());
+            Exit::Done
+        }
+        Err(why) => say(&why, Exit::Failed),
+    }
 }
 
 fn say(why: &str, exit: Exit) -> Exit {

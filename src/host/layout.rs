@@ -83,6 +83,10 @@ impl Layout {
     pub fn images_file(&self) -> PathBuf {
         self.run.join("images.toml")
     }
+    /// What the synvisor of an upgrade is asked whether it can read it.
+    pub fn offers_file(&self) -> PathBuf {
+        self.run.join("offers.json")
+    }
     /// Says that the service was told to stop.
     pub fn stopping_mark(&self) -> PathBuf {
         self.run.join("stopping")

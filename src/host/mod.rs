@@ -8,5 +8,6 @@ pub mod secrets;
 pub mod servlets;
 pub mod settings;
 pub mod state;
+pub mod systemd;
 pub mod toml;
 pub mod venv;

@@ -26,6 +26,10 @@ use super::layout::Layout;
 pub struct State {
     /// The run of the machine in which the processes were started.
     pub boot: String,
+    /// The version of synvisor that wrote it.
+    pub synvisor: String,
+    /// How often a supervisor took over from another one.
+    pub takeovers: u64,
     /// The generation that everything goes by which is not one process's own.
     pub generation: u64,
     /// The generation that a change was on its way to.
@@ -192,6 +196,8 @@ mod tests {
         let known = Known { unit, incarnation, wanted: true, leaving: false, process: Some(process) };
         State {
             boot: "a".to_owned(),
+            synvisor: "0".to_owned(),
+            takeovers: 4,
             generation: 2,
             towards: Some(3),
             units: [(UnitName::main(), known)].into(),
@@ -211,7 +217,9 @@ mod tests {
             assert_eq!(read.print(version), State::parse(&read.print(version)).unwrap().print(version));
         }
         let later = newest() + 1;
-        let text = state().print(newest()).replace(&format!("\"version\":{}", newest()), &format!("\"version\":{later}"));
+        let text = state()
+            .print(newest())
+            .replace(&format!("\"version\":{}", newest()), &format!("\"version\":{later}"));
         let why = State::parse(&text).unwrap_err();
         assert!(why.starts_with(&format!("it is of version {later}, and this synvisor knows 1")), "{why}");
         assert_eq!(State::parse("[]").unwrap_err(), "it is not a state of synvisor's");

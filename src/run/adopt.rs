@@ -25,12 +25,14 @@ use crate::sys::fs;
 use crate::sys::pidfd;
 use crate::sys::pidfd::Process;
 use crate::topology;
+use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
 
 use super::Driver;
 use super::probe;
 use super::specs;
+use super::specs::stage;
 use super::store::Kept;
 
 /// Processes that live, and what is known of them.
@@ -62,7 +64,8 @@ impl Survivors {
             let process = match kept.process(&life) {
                 // It may have ended: then this descriptor is how one learns of what.
                 Some(descriptor) => Some(Process::of(noted.pid, descriptor)),
-                None => Process::identify(noted.pid, noted.started).filter(|_| ours(noted.pid) || *name == UnitName::fork_server()),
+                None => Process::identify(noted.pid, noted.started)
+                    .filter(|_| ours(noted.pid) || *name == UnitName::fork_server()),
             };
             match process {
                 Some(process) => {
@@ -123,6 +126,16 @@ impl Survivors {
         told
     }
 
+    /// Every process by the stage in which it ends, with its role.
+    pub(super) fn stages(self) -> BTreeMap<u8, Vec<(Life, Role, Process)>> {
+        let mut stages: BTreeMap<u8, Vec<_>> = BTreeMap::new();
+        for (life, process) in self.alive {
+            let role = self.state.units.get(&life.unit).map_or(Role::Main, |known| known.unit.role);
+            stages.entry(stage(role)).or_default().push((life, role, process));
+        }
+        stages
+    }
+
     fn topology(&self, config: &Config) -> Topology {
         let mut topology = Topology::of(config);
         let leaving = self.state.units.values().map(|known| &known.unit);
@@ -160,6 +173,7 @@ impl Driver {
         let Survivors { state, alive, .. } = survivors;
         tracing::info!("{} processes of an earlier supervisor are taken over", alive.len());
         self.unfinished = state.towards;
+        self.takeovers = state.takeovers + 1;
         for (name, known) in &state.units {
             if self.running.topology.unit(name).is_none() {
                 self.leaving.insert(name.clone(), known.unit.clone());
@@ -197,7 +211,7 @@ impl Driver {
             let redis = topology::uses_redis(&self.running.config);
             let task = tokio::spawn(probe::synapse(life.clone(), socket, redis, self.news.clone()));
             self.watch(&life, task);
-        } else if unit.role != topology::Role::ForkServer {
+        } else if unit.role != Role::ForkServer {
             self.await_ready(&unit, life);
         }
     }

@@ -13,6 +13,7 @@ use super::Driver;
 use super::probe;
 use super::store;
 use super::trial::is_trial;
+use super::upgrade::is_check;
 
 impl Driver {
     /// Messages of children, attributed by the kernel's word for who sent them.
@@ -45,6 +46,9 @@ impl Driver {
         let Some(life) = self.pids.remove(pid) else { return };
         if is_trial(&life) {
             return self.tried(&life, Some(exit));
+        }
+        if is_check(&life) {
+            return self.checked(&life, exit);
         }
         store::drop_process(&life);
         self.unwatch(&life);

@@ -36,6 +36,8 @@ impl Driver {
         let known = units.iter().filter_map(|status| Some((status.name.clone(), self.known(status)?)));
         State {
             boot: self.around.boot.clone(),
+            synvisor: env!("CARGO_PKG_VERSION").to_owned(),
+            takeovers: self.takeovers,
             generation: self.in_force,
             towards: match &self.under_way {
                 Some(UnderWay::Applying(applying)) => Some(applying.towards),

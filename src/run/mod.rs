@@ -32,6 +32,7 @@ use crate::wire::GenerationResult;
 use crate::wire::ToRouter;
 
 mod adopt;
+mod after_stop;
 mod apply;
 mod births;
 mod children;
@@ -55,12 +56,17 @@ mod start;
 mod store;
 mod timeline;
 mod trial;
+mod upgrade;
 
+pub use after_stop::After;
+pub use after_stop::after_stop;
 pub use chosen::Chosen;
 pub use chosen::choose;
 pub use start::ForTests;
 pub use start::StartError;
 pub use start::supervise;
+pub use upgrade::Launch;
+pub use upgrade::check_offers;
 
 use adopt::Survivors;
 use births::Births;
@@ -74,6 +80,7 @@ use spawn::Surroundings;
 use specs::policy;
 use specs::specs;
 use timeline::Timeline;
+use upgrade::Upgrade;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -130,6 +137,10 @@ struct Driver {
     notify: NotifySocket,
     news: mpsc::UnboundedSender<News>,
     pids: Processes,
+    /// How often a supervisor took over from another one since the homeserver was started.
+    takeovers: u64,
+    /// An upgrade of synvisor itself.
+    upgrade: Option<Upgrade>,
     /// What was kept last for the next supervisor.
     kept: String,
     /// What asks after the readiness of each unit.
@@ -191,6 +202,7 @@ impl Driver {
                 () = until(services_due) => self.give_up(),
                 () = until(self.births.overdue()) => self.fork_server_hangs(),
                 () = until(self.change_overdue()) => self.change_hangs(),
+                () = until(self.upgrade.as_ref().map(|upgrade| upgrade.deadline)) => self.check_hangs(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = u32::try_from((STARTING_NOTICE * 3).as_micros()).unwrap_or(u32::MAX);

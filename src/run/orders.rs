@@ -53,6 +53,12 @@ pub(super) struct Orders {
     questions: u64,
 }
 
+impl Orders {
+    pub(super) fn are_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+}
+
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
         match command {
@@ -76,6 +82,7 @@ impl Driver {
                         .chain(self.what_is_unfinished())
                         .chain(differs)
                         .collect(),
+                    takeovers: self.takeovers,
                     started: self.started,
                     stopping: self.stopping,
                     now: clock::now(),
@@ -89,6 +96,7 @@ impl Driver {
             Command::Rollback(who, to, reply) => {
                 self.roll_back(to, Asked::new(format!("rollback by {who}"), Some(reply)));
             }
+            Command::SelfUpgrade(who, reply) => self.self_upgrade(who, reply),
             Command::Generations(reply) => {
                 let _ = reply.send(self.generations.list());
             }

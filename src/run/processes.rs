@@ -92,7 +92,9 @@ impl Processes {
     /// # Errors
     /// When it has ended.
     pub(super) fn signal(&self, life: &Life, signal: Signal) -> io::Result<()> {
-        self.of(life).ok_or_else(|| io::ErrorKind::NotFound.into()).and_then(|known| known.process.signal(signal))
+        self.of(life)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+            .and_then(|known| known.process.signal(signal))
     }
 }
 

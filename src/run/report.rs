@@ -26,6 +26,8 @@ pub(super) struct Facts<'a> {
     /// Why a unit is not ready yet.
     pub(super) troubles: &'a BTreeMap<UnitName, String>,
     pub(super) notes: Vec<String>,
+    /// How often a supervisor took over what another one had left.
+    pub(super) takeovers: u64,
     pub(super) started: bool,
     pub(super) stopping: bool,
     pub(super) now: Time,
@@ -46,6 +48,7 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        takeovers: facts.takeovers,
         state,
         listen: facts.config.listen.iter().map(|listen| listen.address.to_string()).collect(),
         notes: facts.notes.iter().cloned().chain(how_made(facts)).collect(),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::path::PathBuf;
@@ -67,6 +69,10 @@ impl Sockets {
             self.held.insert(unit.name.clone(), sockets);
         }
         Ok(self.held.get(&unit.name).map(Vec::as_slice).unwrap_or_default())
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.held.values().flatten().map(|held| held.listener.as_fd())
     }
 
     /// Closes the sockets of a unit and removes them, so that callers are refused at once.

@@ -33,6 +33,7 @@ use crate::topology::UnitName;
 
 use super::listeners::Listeners;
 use super::sockets::Held;
+use super::upgrade::Launch;
 
 /// The image that we run, whatever lies at its path by now: supervisor and router always speak the same protocol.
 const OWN_IMAGE: &str = "/proc/self/exe";
@@ -55,6 +56,9 @@ pub(super) struct Surroundings {
     pub(super) listeners: Listeners,
     pub(super) router_control: UnixListener,
     pub(super) fork_server_control: OwnedFd,
+    /// Where the command line comes in.
+    pub(super) control: OwnedFd,
+    pub(super) launch: Launch,
     /// Every process holds it that was started for this state directory: a new supervisor knows them by it, and whether
     /// any is left.
     pub(super) lock: fs::Lock,

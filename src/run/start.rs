@@ -49,11 +49,16 @@ use super::processes::Processes;
 use super::signals::Signals;
 use super::sockets::Sockets;
 use super::spawn::Surroundings;
+use super::store;
 use super::store::Kept;
 use super::timeline::Timeline;
+use super::upgrade::Launch;
 
 /// A router that was told to end closes its sockets within milliseconds; this is for one that is stopped.
 const ROUTER_LETS_GO: u64 = 5_000;
+
+/// How long a supervisor that is stopping is waited for, in milliseconds: as long as systemd lets it (TimeoutStopSec=).
+const STOP: u64 = 180_000;
 
 /// Why the supervisor does not run, by what it means for the exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +92,7 @@ pub fn supervise(
     config_path: PathBuf,
     credentials: Option<OsString>,
     inherited: Vec<(String, OwnedFd)>,
+    launch: Launch,
     tests: ForTests,
 ) -> Result<Ended, StartError> {
     let Chosen { mut usable, mut fallen_back } = chosen;
@@ -109,7 +115,9 @@ pub fn supervise(
     if let Some(found) = &survivors {
         match found.usable(&generations, &config_path, credentials.as_ref()) {
             Ok(theirs) => (usable, fallen_back) = (theirs, None),
-            Err(why) => tracing::warn!("processes run by a configuration that cannot be used any more: {why}"),
+            Err(why) => {
+                tracing::warn!("processes run by a configuration that cannot be used any more: {why}")
+            }
         }
         found.copy_sockets(&mut kept);
     }
@@ -160,6 +168,7 @@ pub fn supervise(
         listeners,
         kept,
         survivors: survivors.take(),
+        launch,
         tests,
         running,
         text: usable.text,
@@ -186,19 +195,24 @@ fn bind(listeners: &Listeners, config: &Config, survivors: Option<&mut Survivors
     bound
 }
 
-/// Takes the lock that one supervisor holds.
+/// Takes the lock that one supervisor holds. One that is stopping is waited for.
 fn only_one(layout: &Layout, create: bool) -> Result<Option<fs::Lock>, StartError> {
-    match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, create, None) {
-        Ok(lock) => Ok(lock),
-        Err(LockError::Held(holder)) => {
+    let give_up = clock::now().after(STOP);
+    loop {
+        let holder = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, create, None) {
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Held(holder)) => holder,
+            Err(LockError::Fs(error)) => return Err(failed(error)),
+        };
+        if !layout.stopping_mark().exists() || clock::now() >= give_up {
             let who = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-            Err(StartError::Busy(format!(
+            return Err(StartError::Busy(format!(
                 "another synvisor{who} runs on {}\n  \
                  stop it first, or give this one a state_dir of its own in [supervisor]",
                 layout.state.display()
-            )))
+            )));
         }
-        Err(LockError::Fs(error)) => Err(failed(error)),
+        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -249,6 +263,7 @@ struct Parts {
     listeners: Listeners,
     kept: Kept,
     survivors: Option<Survivors>,
+    launch: Launch,
     tests: ForTests,
     running: Deployment,
     text: String,
@@ -275,14 +290,22 @@ impl Parts {
         let path = self.layout.fork_server_socket();
         let fork_server_control = packet::listen_packets(&path).map_err(|error| bound(&path, error))?;
         let path = self.layout.control_socket();
-        let control = control::Control::bind(&path).map_err(|error| bound(&path, error))?;
+        let control = match self.kept.unix.remove(&path) {
+            Some(listener) => control::Control::of(listener),
+            None => control::Control::bind(&path),
+        };
+        let control = control.map_err(|error| bound(&path, error))?;
         output::follow(self.layout.logs()).map_err(failed)?;
 
         let mut sockets = Sockets::default();
         for unit in self.running.topology.synapse() {
             sockets.take_back(&mut self.kept.unix, unit);
         }
+        // What nobody took back is not ours to hold.
+        self.kept = Kept::default();
         let (commands_in, commands) = mpsc::channel(64);
+        let control_copy = control.copy().map_err(failed)?;
+        store::keep_socket("control", &control_copy);
         tokio::spawn(control.serve(self.layout.clone(), commands_in));
         let (news_in, news) = mpsc::unbounded_channel();
         let config = &self.running.config;
@@ -303,6 +326,8 @@ impl Parts {
                 listeners: self.listeners,
                 router_control,
                 fork_server_control,
+                control: control_copy,
+                launch: self.launch,
                 lock: self.lock,
                 boot: self.boot,
                 milestones: self.tests.milestones,
@@ -319,6 +344,8 @@ impl Parts {
             notify,
             news: news_in,
             pids: Processes::default(),
+            takeovers: 0,
+            upgrade: None,
             kept: String::new(),
             probes: BTreeMap::new(),
             troubles: BTreeMap::new(),
@@ -342,6 +369,7 @@ impl Parts {
             layout.state_file(),
             layout.images_file(),
             layout.stopping_mark(),
+            layout.offers_file(),
             layout.control_socket(),
             layout.notify_socket(),
             layout.router_socket(),

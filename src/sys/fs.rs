@@ -252,12 +252,7 @@ pub enum LockError {
 }
 
 /// Takes the lock at `path`; with `create` false a missing file is no lock.
-pub fn lock(
-    path: &Path,
-    kind: Kind,
-    create: bool,
-    owner: Option<&User>,
-) -> Result<Option<Lock>, LockError> {
+pub fn lock(path: &Path, kind: Kind, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
     let file = match options.open(path) {

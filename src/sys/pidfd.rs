@@ -117,7 +117,9 @@ impl Process {
 
     /// Every socket of its, as descriptors of our own. What the kernel does not let us see is left out.
     pub fn sockets(&self) -> Vec<OwnedFd> {
-        let Ok(entries) = fs::list(&PathBuf::from(format!("/proc/{}/fd", self.pid))) else { return Vec::new() };
+        let Ok(entries) = fs::list(&PathBuf::from(format!("/proc/{}/fd", self.pid))) else {
+            return Vec::new();
+        };
         let number = |path: PathBuf| path.file_name()?.to_str()?.parse::<RawFd>().ok();
         let mut numbers: Vec<RawFd> = entries.into_iter().filter_map(number).collect();
         numbers.sort_unstable();

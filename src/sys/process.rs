@@ -3,7 +3,9 @@
 //! The supervisor reaps for itself: the waiting of `std::process` and of tokio would race with it.
 #![expect(unsafe_code, reason = "fork, exec and what must happen between them have no safe interface")]
 
+use std::convert::Infallible;
 use std::ffi::CString;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -117,7 +119,11 @@ impl Waiting {
         // The pipe closes when exec succeeds.
         errors.read_to_end(&mut told)?;
         let [step, a, b, c, d, ..] = told[..] else {
-            return if told.is_empty() { Ok(()) } else { Err(io::Error::other("the child died before exec")) };
+            return if told.is_empty() {
+                Ok(())
+            } else {
+                Err(io::Error::other("the child died before exec"))
+            };
         };
         let _ = waitpid(Pid::from_raw(pid), None);
         let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
@@ -276,6 +282,51 @@ impl Prepared {
     }
 }
 
+/// Becomes another program, which finds the numbers of these descriptors behind `option`; returns only when that cannot be.
+pub fn become_program(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+    option: &str,
+    descriptors: Vec<OwnedFd>,
+) -> io::Error {
+    let become_it = || -> io::Result<Infallible> {
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
+        let path = text(program.as_os_str().as_encoded_bytes())?;
+        let mut argv = vec![path.clone()];
+        for argument in arguments {
+            argv.push(text(argument.as_encoded_bytes())?);
+        }
+        for descriptor in &descriptors {
+            nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+            argv.push(text(format!("{option}={}", descriptor.as_raw_fd()).as_bytes())?);
+        }
+        let pair = |(name, value): &(OsString, OsString)| {
+            text(&[name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
+        };
+        let environment = environment.iter().map(pair).collect::<io::Result<Vec<_>>>()?;
+        Ok(nix::unistd::execve(&path, &argv, &environment)?)
+    };
+    // What could not be passed on is closed with `descriptors`, which are copies.
+    match become_it() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// Takes over a descriptor that the program before us passed on to us, once.
+///
+/// # Errors
+/// When it is not open.
+pub fn passed_on(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only asks about the number; a number that is not open gives an error.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and was left open for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// More listeners than this in one process are refused rather than allocated for after fork.
 const MOST_DESCRIPTORS: usize = 256;
 
@@ -285,16 +336,7 @@ const MOST_DESCRIPTORS: usize = 256;
 /// When one of them is not open.
 pub fn inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
     let numbers = (3..).take(count);
-    numbers
-        .map(|number: RawFd| {
-            // SAFETY: only asks about the number; a number that is not open gives an error.
-            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: it is open, and nothing of this young process has opened descriptors of its own there.
-            Ok(unsafe { OwnedFd::from_raw_fd(number) })
-        })
-        .collect()
+    numbers.map(passed_on).collect()
 }
 
 /// Makes this process the parent of orphaned descendants, so that it learns of their end.
