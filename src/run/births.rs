@@ -70,12 +70,18 @@ impl Driver {
         };
         if let Err(error) = started {
             tracing::warn!("{} cannot be started: {error}", life.unit);
+            if unit.role == Role::Router {
+                self.without_router(&life);
+            }
             self.input(Input::StartFailed(life, error.to_string()));
         }
     }
 
     fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
-        if let Some(pid) = spawn::start(unit, self.image(&unit.name), &self.running.config, &self.around)? {
+        let control = (unit.role == Role::Router).then(|| self.bind_router(life)).transpose()?;
+        let control = control.as_ref().map(AsFd::as_fd);
+        let (image, config) = (self.image(&unit.name), &self.running.config);
+        if let Some(pid) = spawn::start(unit, image, config, &self.around, control)? {
             self.pids.insert(pid, life.clone());
         }
         self.await_ready(unit, life.clone());
@@ -249,7 +255,9 @@ impl Driver {
     }
 
     pub(super) fn signal(&mut self, life: &Life, ending: Ending) {
-        self.timeline.leaves(&life.unit, clock::now());
+        if !self.core.is_retired(life) {
+            self.timeline.leaves(&life.unit, clock::now());
+        }
         let role = self.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
         if let Some(pid) = self.pid(life) {
             if ending == Ending::Kill {

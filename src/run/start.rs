@@ -1,7 +1,6 @@
 //! From a checked configuration to a running supervisor; nothing is written before everything was looked at.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -28,7 +27,6 @@ use crate::sys::fs::LockError;
 use crate::sys::notify::NotifySocket;
 use crate::sys::packet;
 use crate::sys::process;
-use crate::sys::socket;
 
 use super::Chosen;
 use super::Driver;
@@ -40,6 +38,7 @@ use super::orders::Orders;
 use super::output;
 use super::planning;
 use super::policy;
+use super::routers::Routers;
 use super::signals::Signals;
 use super::sockets::Sockets;
 use super::spawn::Surroundings;
@@ -194,8 +193,6 @@ impl Parts {
             |path: &Path, error: io::Error| failed(format!("cannot bind {}: {error}", path.display()));
         let path = self.layout.notify_socket();
         let notify = NotifySocket::bind(&path, synapse).map_err(|error| bound(&path, error))?;
-        let path = self.layout.router_socket();
-        let router_control = socket::listen_unix(&path, 0o600, None).map_err(|error| bound(&path, error))?;
         let path = self.layout.fork_server_socket();
         let fork_server_control = packet::listen_packets(&path).map_err(|error| bound(&path, error))?;
         let path = self.layout.control_socket();
@@ -219,7 +216,6 @@ impl Parts {
                 users: self.users,
                 venv: self.venv,
                 listeners: self.listeners,
-                router_control,
                 fork_server_control,
                 lock: self.lock,
                 milestones: self.tests.milestones,
@@ -236,8 +232,7 @@ impl Parts {
             pids: BTreeMap::new(),
             probes: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            router: None,
-            draining: BTreeSet::new(),
+            routers: Routers::default(),
             births: Births::default(),
             fork_server_calls: None,
             sockets: Sockets::default(),
@@ -252,12 +247,7 @@ impl Parts {
         let ended = driver.run(signals, news, commands).await;
         self.layout.remove_sockets().map_err(failed)?;
         let layout = &self.layout;
-        for path in [
-            layout.control_socket(),
-            layout.notify_socket(),
-            layout.router_socket(),
-            layout.fork_server_socket(),
-        ] {
+        for path in [layout.control_socket(), layout.notify_socket(), layout.fork_server_socket()] {
             fs::remove(&path).map_err(failed)?;
         }
         Ok(ended)
