@@ -264,6 +264,7 @@ fn launch() -> std::io::Result<Launch> {
         program: std::env::current_exe()?,
         arguments: std::env::args_os().skip(1).filter(|argument| !own(argument)).collect(),
         environment: std::env::vars_os().filter(|variable| !kept(variable)).collect(),
+        upgraded: std::env::args_os().any(|argument| own(&argument)),
     })
 }
 

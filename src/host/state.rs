@@ -51,6 +51,9 @@ pub struct Known {
     pub wanted: bool,
     pub leaving: bool,
     pub process: Option<Process>,
+    /// Processes that were replaced and finish what they have.
+    #[serde(default)]
+    pub retired: Vec<(Incarnation, Process)>,
 }
 
 /// A process, so that it can be told from every other one of this run of the machine.
@@ -193,7 +196,14 @@ mod tests {
         };
         let process = Process { pid: 7, started: 9, ready: true, ending: false, made: Some(Made::Forked) };
         let incarnation = Incarnation(3);
-        let known = Known { unit, incarnation, wanted: true, leaving: false, process: Some(process) };
+        let known = Known {
+            unit,
+            incarnation,
+            wanted: true,
+            leaving: false,
+            process: Some(process),
+            retired: Vec::new(),
+        };
         State {
             boot: "a".to_owned(),
             synvisor: "0".to_owned(),

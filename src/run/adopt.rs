@@ -21,6 +21,8 @@ use crate::supervise::Input;
 use crate::supervise::Kept as KeptUnit;
 use crate::supervise::Life;
 use crate::supervise::Spec;
+use crate::supervise::Ticket;
+use crate::supervise::Verb;
 use crate::sys::fs;
 use crate::sys::pidfd;
 use crate::sys::pidfd::Process;
@@ -28,6 +30,7 @@ use crate::topology;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
+use crate::wire::Incarnation;
 
 use super::Driver;
 use super::probe;
@@ -58,20 +61,18 @@ impl Survivors {
         let lock = std::fs::metadata(layout.lock());
         let ours = |pid| lock.as_ref().is_ok_and(|lock| fs::has_open(pid, lock) != Some(false));
         let mut alive = BTreeMap::new();
-        for (name, Known { incarnation, process, .. }) in &state.units {
-            let Some(noted) = process else { continue };
-            let life = Life { unit: name.clone(), incarnation: *incarnation };
+        for (life, noted) in state.units.iter().flat_map(lives) {
+            let ours = || ours(noted.pid) || life.unit == UnitName::fork_server();
             let process = match kept.process(&life) {
                 // It may have ended: then this descriptor is how one learns of what.
                 Some(descriptor) => Some(Process::of(noted.pid, descriptor)),
-                None => Process::identify(noted.pid, noted.started)
-                    .filter(|_| ours(noted.pid) || *name == UnitName::fork_server()),
+                None => Process::identify(noted.pid, noted.started).filter(|_| ours()),
             };
             match process {
                 Some(process) => {
                     alive.insert(life, process);
                 }
-                None => tracing::warn!("{name} ended while no supervisor was there"),
+                None => tracing::warn!("{} ended while no supervisor was there", life.unit),
             }
         }
         let images = state::read_images(layout);
@@ -147,8 +148,15 @@ impl Survivors {
     /// What the core is told of a unit.
     fn kept(&self, spec: Spec) -> KeptUnit {
         let Some(known) = self.state.units.get(&spec.name) else {
-            let incarnation = crate::wire::Incarnation::default();
-            return KeptUnit { spec, incarnation, alive: None, ending: false, wanted: true, leaving: false };
+            return KeptUnit {
+                spec,
+                incarnation: Incarnation::default(),
+                alive: None,
+                ending: false,
+                wanted: true,
+                leaving: false,
+                retired: Vec::new(),
+            };
         };
         let life = Life { unit: spec.name.clone(), incarnation: known.incarnation };
         let process = known.process.filter(|_| self.alive.contains_key(&life));
@@ -159,18 +167,33 @@ impl Survivors {
             incarnation: known.incarnation,
             wanted: known.wanted || self.stopping,
             leaving: known.leaving,
+            retired: lives((&spec.name, known))
+                .map(|(life, _)| life)
+                .filter(|life| life.incarnation != known.incarnation && self.alive.contains_key(life))
+                .map(|life| life.incarnation)
+                .collect(),
             spec,
         }
     }
 }
 
+/// Every process that is noted of a unit.
+fn lives((name, known): (&UnitName, &Known)) -> impl Iterator<Item = (Life, state::Process)> {
+    let present = known.process.map(|process| (known.incarnation, process));
+    let all: Vec<_> = present.into_iter().chain(known.retired.iter().copied()).collect();
+    let name = name.clone();
+    all.into_iter().map(move |(incarnation, process)| (Life { unit: name.clone(), incarnation }, process))
+}
+
 impl Driver {
-    /// Takes over what is there, and goes on with what was under way.
-    pub(super) fn adopt(&mut self, survivors: Survivors) {
+    /// Takes over what is there, and goes on with what was under way; `upgraded` is whether another program had our place
+    /// a moment ago.
+    pub(super) fn adopt(&mut self, survivors: Survivors, upgraded: bool) {
         let topology = survivors.topology(&self.running.config);
         let kept: Vec<KeptUnit> =
             specs(&topology, &self.around).into_iter().map(|spec| survivors.kept(spec)).collect();
         let Survivors { state, alive, .. } = survivors;
+        let another = upgraded || state.synvisor != env!("CARGO_PKG_VERSION");
         tracing::info!("{} processes of an earlier supervisor are taken over", alive.len());
         self.unfinished = state.towards;
         self.takeovers = state.takeovers + 1;
@@ -182,9 +205,9 @@ impl Driver {
                 self.births.made.insert(name.clone(), made);
             }
         }
+        let noted: BTreeMap<Life, state::Process> = state.units.iter().flat_map(lives).collect();
         for (life, process) in alive {
-            let started = state.units.get(&life.unit).and_then(|known| known.process);
-            let started = started.map_or(0, |process| process.started);
+            let started = noted.get(&life).map_or(0, |process| process.started);
             self.pids.adopt(life, process, started, &self.news);
         }
         // The router must not hear that somebody is away before the core knows who is there.
@@ -198,6 +221,12 @@ impl Driver {
             }
         }
         self.obey();
+        if another {
+            // Supervisor and router always speak the same protocol.
+            self.tickets += 1;
+            let restart = Verb::Restart { at_once: false };
+            self.input(Input::Order(Ticket(self.tickets), restart, vec![UnitName::router()]));
+        }
         self.announce();
         if let Some(towards) = self.unfinished {
             self.resume(towards);

@@ -72,14 +72,19 @@ impl Driver {
         };
         if let Err(error) = started {
             tracing::warn!("{} cannot be started: {error}", life.unit);
+            if unit.role == Role::Router {
+                self.without_router(&life);
+            }
             self.input(Input::StartFailed(life, error.to_string()));
         }
     }
 
     fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
         let made = unit.role.is_synapse().then_some(Made::Plain);
-        let image = self.image(&unit.name);
-        if let Some(waiting) = spawn::start(unit, image, &self.running.config, &self.around)? {
+        let control = (unit.role == Role::Router).then(|| self.bind_router(life)).transpose()?;
+        let control = control.as_ref().map(AsFd::as_fd);
+        let (image, config) = (self.image(&unit.name), &self.running.config);
+        if let Some(waiting) = spawn::start(unit, image, config, &self.around, control)? {
             self.begin(life, made, waiting)?;
         }
         self.await_ready(unit, life.clone());
@@ -262,7 +267,9 @@ impl Driver {
     }
 
     pub(super) fn signal(&mut self, life: &Life, ending: Ending) {
-        self.timeline.leaves(&life.unit, clock::now());
+        if !self.core.is_retired(life) {
+            self.timeline.leaves(&life.unit, clock::now());
+        }
         let role = self.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
         if self.pids.of(life).is_some() {
             if ending == Ending::Kill {

@@ -52,18 +52,20 @@ impl Driver {
         }
         store::drop_process(&life);
         self.unwatch(&life);
-        self.draining.remove(&life);
-        self.timeline.ended(&life.unit, clock::now());
+        self.routers.draining.forget(&life);
+        // The end of one that has a successor is no part of the unit's absence.
+        if !self.core.is_retired(&life) {
+            self.timeline.ended(&life.unit, clock::now());
+        }
         if life.unit == UnitName::router() {
-            self.router = None;
-            self.nothing_in_flight();
-            self.uncounted();
+            self.without_router(&life);
         }
         if life.unit == UnitName::fork_server() {
             self.without_fork_server();
         }
         let unasked = self.core.status().into_iter().any(|unit| {
-            unit.name == life.unit && matches!(unit.state, "starting" | "ready") && !self.stopping
+            let present = unit.name == life.unit && unit.incarnation == life.incarnation;
+            present && matches!(unit.state, "starting" | "ready") && !self.stopping
         });
         let detail = if unasked { self.last_words(&life.unit, exit) } else { None };
         if unasked {

@@ -4,13 +4,12 @@ use crate::host::state;
 use crate::host::state::Known;
 use crate::host::state::Process;
 use crate::host::state::State;
+use crate::supervise::Life;
 use crate::supervise::UnitStatus;
 use crate::sys::fs;
-use crate::wire::Incarnation;
 
 use super::Driver;
 use super::reload::UnderWay;
-use super::trial::is_trial;
 
 impl Driver {
     /// Keeps what there is, if that has changed.
@@ -51,22 +50,24 @@ impl Driver {
 
     fn known(&self, status: &UnitStatus) -> Option<Known> {
         let unit = self.unit(&status.name)?.clone();
-        let process = self.pids.iter().find(|(_, life)| life.unit == status.name && !is_trial(life));
-        let process = process.and_then(|(_, life)| {
-            let known = self.pids.of(life)?;
-            let process = Process {
+        let process = |incarnation| {
+            let known = self.pids.of(&Life { unit: status.name.clone(), incarnation })?;
+            Some(Process {
                 pid: known.pid(),
                 started: known.started,
                 ready: matches!(status.state, "ready" | "draining"),
                 ending: matches!(status.state, "stopping" | "killing"),
                 made: self.births.made.get(&status.name).copied(),
-            };
-            Some((life.incarnation, process))
-        });
-        let incarnation = process.map_or(status.incarnation, |(incarnation, _)| incarnation);
-        let incarnation = Incarnation(incarnation.0.max(status.incarnation.0));
-        let process = process.map(|(_, process)| process);
-        let (wanted, leaving) = (status.wanted, status.leaving);
-        Some(Known { unit, incarnation, wanted, leaving, process })
+            })
+        };
+        let retired = status.retired.iter().map(|retired| retired.incarnation);
+        Some(Known {
+            unit,
+            incarnation: status.incarnation,
+            wanted: status.wanted,
+            leaving: status.leaving,
+            process: process(status.incarnation),
+            retired: retired.filter_map(|incarnation| Some((incarnation, process(incarnation)?))).collect(),
+        })
     }
 }

@@ -1,7 +1,6 @@
 //! The supervisor process: whatever happens becomes one input of the core, whatever the core wants is carried out.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -48,6 +47,7 @@ mod probe;
 mod processes;
 mod reload;
 mod report;
+mod routers;
 mod signals;
 mod sockets;
 mod spawn;
@@ -70,11 +70,11 @@ pub use upgrade::check_offers;
 
 use adopt::Survivors;
 use births::Births;
-use link::Link;
 use orders::Orders;
 use processes::Processes;
 use reload::Asked;
 use reload::UnderWay;
+use routers::Routers;
 use sockets::Sockets;
 use spawn::Surroundings;
 use specs::policy;
@@ -147,13 +147,12 @@ struct Driver {
     probes: BTreeMap<UnitName, JoinHandle<()>>,
     troubles: BTreeMap<UnitName, String>,
     notes: Vec<String>,
-    router: Option<Link>,
+    routers: Routers,
     births: Births,
     /// The connection to a fork server that has not said hello yet.
     fork_server_calls: Option<forkserver::Link>,
     sockets: Sockets,
     timeline: Timeline,
-    draining: BTreeSet<Life>,
     orders: Orders,
     tickets: u64,
     /// Whether main and router have both been READY.
@@ -171,11 +170,12 @@ impl Driver {
         mut news: mpsc::UnboundedReceiver<News>,
         mut commands: mpsc::Receiver<Command>,
         survivors: Option<Survivors>,
+        upgraded: bool,
     ) -> Ended {
         let begun = clock::now();
         let give_up = begun.after(self.running.config.supervisor.dependency_timeout);
         if let Some(survivors) = survivors {
-            self.adopt(survivors);
+            self.adopt(survivors, upgraded);
         }
         self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
@@ -251,40 +251,12 @@ impl Driver {
                 }
                 self.troubles.insert(life.unit, text);
             }
-            News::Router(life, FromRouter::Accepting { addresses }) => {
-                self.around.listeners.let_go(&addresses);
-                if self.core.ready(&life.unit).as_ref() != Some(&life) {
-                    tracing::info!("{} is ready", life.unit);
-                }
-                self.input(Input::Ready(life));
-            }
-            News::Router(_, FromRouter::Drained { unit, incarnation }) => {
-                let life = Life { unit, incarnation };
-                self.draining.remove(&life);
-                self.input(Input::Drained(life));
-            }
-            News::Router(_, FromRouter::Counts { ticket, counts }) => self.counted(ticket, &counts),
+            News::Router(life, message) => self.hear_router(life, message),
+            News::RouterLost(life) => self.lost_router(life),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),
             News::Ended(pid, exit) => self.ended_elsewhere(pid, exit),
-            News::RouterLost(life) => {
-                // What it was asked over that connection is not answered any more.
-                self.uncounted();
-                if self.pids.of(&life).is_some() && !self.stopping {
-                    // It keeps its table meanwhile.
-                    self.connect_router(life);
-                } else {
-                    self.nothing_in_flight();
-                }
-            }
         }
         self.announce();
-    }
-
-    /// Without a router there is nothing to wait for.
-    fn nothing_in_flight(&mut self) {
-        for life in std::mem::take(&mut self.draining) {
-            self.input(Input::Drained(life));
-        }
     }
 
     /// Tells systemd once that the homeserver serves: a failed worker does not fail the start.
@@ -342,8 +314,9 @@ impl Driver {
             match effect {
                 Effect::Start(life) => self.start(life),
                 Effect::Signal(life, ending) => self.signal(&life, ending),
-                Effect::Admit(Life { unit, incarnation }) => self.tell(ToRouter::Up { unit, incarnation }),
-                Effect::Withdraw(unit) => self.tell(ToRouter::Down { unit }),
+                Effect::Retire(life) => self.retire(&life),
+                Effect::Admit(Life { unit, incarnation }) => self.tell(&ToRouter::Up { unit, incarnation }),
+                Effect::Withdraw(unit) => self.tell(&ToRouter::Down { unit }),
                 Effect::Drain(life) => self.drain(life),
                 Effect::Reply(ticket, outcome) => {
                     self.reply(ticket, outcome.clone());
@@ -386,48 +359,6 @@ impl Driver {
     fn unwatch(&mut self, life: &Life) {
         if let Some(task) = self.probes.remove(&life.unit) {
             task.abort();
-        }
-    }
-
-    fn connect_router(&mut self, life: Life) {
-        let socket = self.around.layout.router_socket();
-        self.router = Some(Link::new(life, socket, self.news.clone()));
-        self.tell_table();
-        // A router that outlived its last connection may believe in processes that have ended since.
-        for unit in self.running.topology.synapse() {
-            self.tell(match self.core.ready(&unit.name) {
-                Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
-                None => ToRouter::Down { unit: unit.name.clone() },
-            });
-        }
-    }
-
-    fn tell_table(&self) {
-        let Some(router) = &self.router else { return };
-        let (listeners, sockets) = self.around.listeners.all();
-        let table = ToRouter::Table {
-            topology: self.running.topology.clone(),
-            listeners,
-            trusted_proxies: self.running.config.trusted_proxies.clone(),
-        };
-        router.tell_table(table, sockets);
-    }
-
-    fn tell(&self, message: ToRouter) {
-        if let Some(router) = &self.router {
-            router.tell(message);
-        }
-    }
-
-    fn drain(&mut self, life: Life) {
-        self.timeline.leaves(&life.unit, clock::now());
-        let Life { unit, incarnation } = life.clone();
-        match &self.router {
-            Some(router) => {
-                router.tell(ToRouter::Drain { unit, incarnation });
-                self.draining.insert(life);
-            }
-            None => self.input(Input::Drained(life)),
         }
     }
 

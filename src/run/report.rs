@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::Config;
+use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::supervise::UnitStatus;
 use crate::topology::Role;
@@ -57,7 +58,8 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
 }
 
 fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
-    let pid = facts.pids.iter().find(|(_, life)| life.unit == unit.name).map(|(pid, _)| pid);
+    let present = |life: &Life| life.unit == unit.name && life.incarnation == unit.incarnation;
+    let pid = facts.pids.iter().find(|(_, life)| present(life)).map(|(pid, _)| pid);
     let seconds = |until: Time| until.since(facts.now).div_ceil(1_000);
     let reason = match (unit.state, facts.troubles.get(&unit.name), &unit.reason, unit.retry_at) {
         ("starting", Some(trouble), _, _) => Some(trouble.clone()),

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -54,7 +53,6 @@ pub(super) struct Surroundings {
     pub(super) users: Users,
     pub(super) venv: Venv,
     pub(super) listeners: Listeners,
-    pub(super) router_control: UnixListener,
     pub(super) fork_server_control: OwnedFd,
     /// Where the command line comes in.
     pub(super) control: OwnedFd,
@@ -111,14 +109,16 @@ struct Program<'a> {
 
 /// Starts the process of a unit by a program of its own; none for a service that is not ours.
 ///
-/// Niceness and environment are those of `image`, if there is one.
+/// Niceness and environment are those of `image`, if there is one; `control` is where a router will be reached.
 pub(super) fn start(
     unit: &Unit,
     image: Option<&Image>,
     config: &Config,
     around: &Surroundings,
+    control: Option<BorrowedFd<'_>>,
 ) -> io::Result<Option<Waiting>> {
     let Some(mut program) = program(unit, config, around) else { return Ok(None) };
+    program.descriptors.extend(control);
     // The fork server passes the lock on to each process that it forks, and must not outlive them by it.
     if unit.role != Role::ForkServer {
         program.descriptors.push(around.lock.as_fd());
@@ -299,8 +299,8 @@ fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option
             if around.lacks("router") {
                 argv.push("--without-parking".to_owned());
             }
-            let descriptors = vec![around.router_control.as_fd()];
-            Some(Program { argv, name: Some("synvisor"), user: around.users.router.as_ref(), descriptors })
+            let user = around.users.router.as_ref();
+            Some(Program { argv, name: Some("synvisor"), user, descriptors: Vec::new() })
         }
     }
 }

@@ -37,6 +37,7 @@ pub(super) fn specs(topology: &Topology, around: &Surroundings) -> Vec<Spec> {
             stage: stage(unit.role),
             routed: unit.client_socket.is_some(),
             inherits: unit.role.is_synapse(),
+            overlaps: unit.role == Role::Router,
         }
     };
     let left_out = |unit: &&Unit| unit.role == Role::ForkServer && around.lacks("forkserver");
@@ -52,7 +53,14 @@ pub(super) const fn stage(role: Role) -> u8 {
         Role::Router => 3,
     }
 }
+/// How long a router that was replaced may finish, in milliseconds: clients let a long-poll last 30 s, few of them two
+/// minutes.
+pub(super) const RETIRE_TIMEOUT: u64 = 180_000;
 
 pub(super) fn policy(config: &Config) -> Policy {
-    Policy { drain_timeout: config.supervisor.drain_timeout, stop_timeout: config.supervisor.stop_timeout }
+    Policy {
+        drain_timeout: config.supervisor.drain_timeout,
+        stop_timeout: config.supervisor.stop_timeout,
+        retire_timeout: RETIRE_TIMEOUT,
+    }
 }

@@ -1,7 +1,6 @@
 //! From a checked configuration to a running supervisor; nothing is written before everything was looked at.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -30,7 +29,6 @@ use crate::sys::fs::LockError;
 use crate::sys::notify::NotifySocket;
 use crate::sys::packet;
 use crate::sys::process;
-use crate::sys::socket;
 
 use super::Chosen;
 use super::Driver;
@@ -46,6 +44,7 @@ use super::output;
 use super::planning;
 use super::policy;
 use super::processes::Processes;
+use super::routers::Routers;
 use super::signals::Signals;
 use super::sockets::Sockets;
 use super::spawn::Surroundings;
@@ -282,11 +281,6 @@ impl Parts {
             |path: &Path, error: io::Error| failed(format!("cannot bind {}: {error}", path.display()));
         let path = self.layout.notify_socket();
         let notify = NotifySocket::bind(&path, synapse).map_err(|error| bound(&path, error))?;
-        let path = self.layout.router_socket();
-        let router_control = match self.kept.unix.remove(&path) {
-            Some(listener) => listener,
-            None => socket::listen_unix(&path, 0o600, None).map_err(|error| bound(&path, error))?,
-        };
         let path = self.layout.fork_server_socket();
         let fork_server_control = packet::listen_packets(&path).map_err(|error| bound(&path, error))?;
         let path = self.layout.control_socket();
@@ -324,10 +318,9 @@ impl Parts {
                 users: self.users,
                 venv: self.venv,
                 listeners: self.listeners,
-                router_control,
                 fork_server_control,
                 control: control_copy,
-                launch: self.launch,
+                launch: self.launch.clone(),
                 lock: self.lock,
                 boot: self.boot,
                 milestones: self.tests.milestones,
@@ -349,8 +342,7 @@ impl Parts {
             kept: String::new(),
             probes: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            router: None,
-            draining: BTreeSet::new(),
+            routers: Routers::default(),
             births: Births::default(),
             fork_server_calls: None,
             sockets,
@@ -362,7 +354,7 @@ impl Parts {
             finished: false,
             unreachable: None,
         };
-        let ended = driver.run(signals, news, commands, self.survivors).await;
+        let ended = driver.run(signals, news, commands, self.survivors, self.launch.upgraded).await;
         self.layout.remove_sockets().map_err(failed)?;
         let layout = &self.layout;
         for path in [
@@ -372,7 +364,6 @@ impl Parts {
             layout.offers_file(),
             layout.control_socket(),
             layout.notify_socket(),
-            layout.router_socket(),
             layout.fork_server_socket(),
         ] {
             fs::remove(&path).map_err(failed)?;

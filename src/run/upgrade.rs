@@ -49,6 +49,8 @@ pub struct Launch {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
     pub environment: Vec<(OsString, OsString)>,
+    /// Whether it came in the place of another program.
+    pub upgraded: bool,
 }
 
 /// An upgrade that waits for the new program's word.

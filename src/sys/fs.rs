@@ -151,12 +151,20 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
 
 /// Removes the files of a directory, which must not be a symbolic link.
 pub fn clear(path: &Path) -> Result<(), FsError> {
+    clear_of(path, |_| true)
+}
+
+/// Removes those files of a directory whose name this says; it must not be a symbolic link.
+pub fn clear_of(path: &Path, which: impl Fn(&str) -> bool) -> Result<(), FsError> {
     let clear = || -> io::Result<()> {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let directory = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         // By way of what was opened, whatever lies at the path by now.
         for entry in std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
-            unlinkat(&directory, entry?.file_name().as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            let name = entry?.file_name();
+            if which(&name.to_string_lossy()) {
+                unlinkat(&directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            }
         }
         Ok(())
     };
