@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .matrix import Client
+from .orphans import end_holders
 from .toolchain import ROOT, prepare
 
 BINARY = ROOT / "target" / "release" / "synvisor"
@@ -194,6 +195,12 @@ drain_timeout = "2s"
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         return self
 
+    def kill(self) -> None:
+        """Ends the supervisor as nothing can prevent; whatever it runs goes on."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
     def status(self) -> dict[str, Any] | None:
         done = self.cli("status", "--json", timeout=30)
         return json.loads(done.stdout) if done.returncode == 0 else None
@@ -266,6 +273,9 @@ drain_timeout = "2s"
         finally:
             if self.process is not None and self.process.poll() is None:
                 self.process.kill()
+                self.process.wait()
+            # A supervisor that was killed leaves the homeserver running.
+            end_holders(self.state)
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
