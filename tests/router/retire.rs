@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use synvisor::router::Parking;
@@ -34,11 +35,9 @@ impl Harness {
         assert_eq!(self.hear(), FromRouter::Accepting { addresses: Vec::new() });
     }
 
-    /// Waits for its end without telling it to stop.
-    fn ended(&mut self) {
-        self.thread.take().unwrap().join().unwrap();
-        // It would otherwise end by that.
-        assert!(self.stop.is_some());
+    /// Waits for its end; nobody tells it to stop for that.
+    fn ended(&self) {
+        assert_eq!(self.end.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
     }
 
     /// Waits until it has closed its end of the supervisor's connection.
@@ -158,7 +157,7 @@ fn a_stop_ends_it_as_it_would_any_router() {
     process.head();
     harness.retire(AGES);
     drop(harness.stop.take());
-    harness.thread.take().unwrap().join().unwrap();
+    harness.ended();
     assert!(client.is_over());
     assert!(process.is_over());
 }
