@@ -4,11 +4,11 @@ use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
-use std::time::Instant;
 
 use synvisor::router::Parking;
 use synvisor::wire::FromRouter;
 use synvisor::wire::ToRouter;
+use tokio::time::Instant;
 
 use super::harness::Harness;
 use super::harness::OK;
