@@ -119,7 +119,7 @@ fn a_stop_waits_for_the_predecessors_too() {
 
 #[test]
 fn who_was_retired_is_told_again_by_the_next_supervisor_and_is_not_taken_for_the_present_one() {
-    // Mutations, each seen red: `retired` of Kept dropped; the end of a retired process taken for its unit's.
+    // Mutation: the end of a retired process not noted: seen red.
     let mut core = Supervisor::new(POLICY, 1);
     let kept = Kept {
         spec: Spec { overlaps: true, routed: false, ..spec(UnitName::router()) },
