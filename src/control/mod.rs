@@ -13,7 +13,9 @@ use crate::supervise::Verb;
 use crate::sys::socket;
 use crate::sys::users;
 use crate::sys::users::User;
+use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::DumpReport;
 use crate::wire::Generation;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
@@ -37,6 +39,8 @@ pub enum Command {
     Reload(String, oneshot::Sender<Answer>),
     Rollback(String, Option<u64>, oneshot::Sender<Answer>),
     Generations(oneshot::Sender<Vec<Generation>>),
+    /// Why there is no dump, if there is none.
+    Dump(UnitName, oneshot::Sender<Result<DumpReport, String>>),
 }
 
 /// The bound socket.

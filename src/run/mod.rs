@@ -36,6 +36,7 @@ mod children;
 mod chosen;
 mod link;
 mod listeners;
+mod liveness;
 mod memory;
 mod orders;
 mod output;
@@ -50,6 +51,7 @@ mod specs;
 mod start;
 mod timeline;
 mod trial;
+mod watchdog;
 
 pub use chosen::Chosen;
 pub use chosen::choose;
@@ -67,6 +69,7 @@ use spawn::Surroundings;
 use specs::policy;
 use specs::specs;
 use timeline::Timeline;
+use watchdog::Watchdog;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -78,6 +81,10 @@ pub(crate) enum News {
     Ready(Life),
     /// It is not ready, and why.
     Trouble(Life, String),
+    /// It has answered nothing for too long: twice so many milliseconds.
+    Silent(Life, u64),
+    /// All that there is to know of one that is silent.
+    Stuck(Life, String),
     Router(Life, FromRouter),
     RouterLost(Life),
     ForkServer(Life, Event),
@@ -151,6 +158,7 @@ impl Driver {
         self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
         let mut memory = tokio::time::interval(memory::INTERVAL);
+        let mut watchdog = Watchdog::from_environment();
         while !self.finished {
             let deadline = self.core.poll_timeout();
             let services_due =
@@ -173,6 +181,7 @@ impl Driver {
                 () = until(services_due) => self.give_up(),
                 () = until(self.births.overdue()) => self.fork_server_hangs(),
                 () = until(self.change_overdue()) => self.change_hangs(),
+                () = watchdog.due() => watchdog::feed(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = u32::try_from((STARTING_NOTICE * 3).as_micros()).unwrap_or(u32::MAX);
@@ -211,8 +220,11 @@ impl Driver {
                 self.unwatch(&life);
                 tracing::info!("{} is ready", life.unit);
                 self.timeline.ready(&life.unit, clock::now());
-                self.input(Input::Ready(life));
+                self.input(Input::Ready(life.clone()));
+                self.keep_asking(&life);
             }
+            News::Silent(life, limit) => self.silent(&life, limit),
+            News::Stuck(life, reason) => self.stuck(life, reason),
             News::Trouble(life, text) => {
                 let embedded_start = self.pids.values().any(|other| *other == life);
                 if !embedded_start {

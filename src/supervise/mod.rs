@@ -117,6 +117,7 @@ impl Supervisor {
             }
             Input::StartFailed(life, reason) => self.step(&life, Event::Ended(reason), now),
             Input::Drained(life) => self.step(&life, Event::Drained, now),
+            Input::Stuck(life, reason) => self.step(&life, Event::Stuck(reason), now),
             Input::Shutdown => {
                 self.shutting_down = true;
                 self.batches += 1;
@@ -176,7 +177,8 @@ impl Supervisor {
                     | State::Ready
                     | State::Draining { .. }
                     | State::Stopping { .. }
-                    | State::Killing => None,
+                    | State::Killing
+                    | State::Stuck { .. } => None,
                 },
                 wanted: unit.wanted,
                 leaving: unit.leaving,
@@ -378,8 +380,8 @@ const fn word(state: State) -> &'static str {
         State::Starting => "starting",
         State::Ready => "ready",
         State::Draining { .. } => "draining",
-        State::Stopping { .. } => "stopping",
-        State::Killing => "killing",
+        State::Stopping { .. } | State::Stuck { killed: false, .. } => "stopping",
+        State::Killing | State::Stuck { killed: true, .. } => "killing",
         State::Backoff { .. } => "backoff",
         State::Failed { .. } => "failed",
     }
@@ -416,5 +418,31 @@ mod tests {
         assert_eq!(core.poll_timeout(), Some(Time(22)));
         core.handle_timeout(Time(22));
         assert_eq!(core.poll_timeout(), Some(Time(222)));
+    }
+
+    #[test]
+    fn who_is_ordered_to_start_while_it_is_stuck_sits_out_no_delay() {
+        // Mutation: Stuck left out where an order to start replaces what is delayed: seen red.
+        let mut core = Supervisor::new(Policy { drain_timeout: 10, stop_timeout: 100 }, 1);
+        let main = UnitName::main();
+        let spec = Spec { name: main.clone(), needs: Vec::new(), stage: 1, routed: true, inherits: true };
+        core.handle(Input::Desire(vec![spec]), Time(0));
+        let life = |incarnation| Life { unit: main.clone(), incarnation: Incarnation(incarnation) };
+        let end = |core: &mut Supervisor, life, now| {
+            core.handle(Input::Exited { life, exit: Exit::Signal(9), detail: None }, now);
+        };
+        // Once more than a unit restarts at once in a minute.
+        for incarnation in 1..=11 {
+            let now = Time(incarnation);
+            core.handle(Input::Ready(life(incarnation)), now);
+            core.handle(Input::Stuck(life(incarnation), "no answer".to_owned()), now);
+            if incarnation < 11 {
+                end(&mut core, life(incarnation), now);
+            }
+        }
+        core.handle(Input::Order(Ticket(1), Verb::Start, vec![main.clone()]), Time(20));
+        end(&mut core, life(11), Time(21));
+        let effects: Vec<Effect> = std::iter::from_fn(|| core.poll_effect()).collect();
+        assert!(effects.contains(&Effect::Start(life(12))), "{effects:?}");
     }
 }
