@@ -200,7 +200,7 @@ class Manager:
 
     def listen(self) -> None:
         while text := self.socket.recv(4096).decode():
-            self.said.append(text)
+            self.said.extend(text.splitlines())
 
     def close(self) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
