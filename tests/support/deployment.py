@@ -129,6 +129,7 @@ class Deployment:
         router_user: str = UNPRIVILEGED,
         run_as: tuple[int, int] | None = None,
         without: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
     ) -> None:
         # Short, since the path of a Unix socket is, and open to be entered by the unprivileged user.
         self.directory = Path(tempfile.mkdtemp(prefix="sv", dir="/tmp"))
@@ -144,6 +145,8 @@ class Deployment:
         self.run_as = run_as
         # Mechanisms to leave out, to see that they matter.
         self.without = [f"--without={mechanism}" for mechanism in without]
+        # What the supervisor finds in its environment beside ours.
+        self.environment = environment or {}
         if run_as:
             os.chown(self.directory, *run_as)
         self.toml = self.directory / "synvisor.toml"
@@ -192,7 +195,13 @@ drain_timeout = "2s"
     def start(self) -> Deployment:
         with self.output.open("ab") as output:
             command = self.command("supervise", *self.without)
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | self.environment,
+            )
         return self
 
     def kill(self) -> None:
