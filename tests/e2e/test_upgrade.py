@@ -59,8 +59,8 @@ def upgrade(home: Deployment) -> subprocess.CompletedProcess[str]:
 
 
 def test_upgrades_and_downgrades_cost_no_request(home: Deployment) -> None:
-    # Mutations, each seen red: TCP sockets not passed on (src/run/upgrade.rs); the router killed and not retired
-    # (src/run/adopt.rs).
+    # Mutations, each seen red: TCP sockets not passed on (src/run/upgrade.rs); the router killed
+    # and not retired (src/run/adopt.rs).
     assert home.process
     user = home.client().register(f"user-{uuid.uuid4().hex[:8]}", "a password")
     room = user.create_room()
