@@ -56,7 +56,7 @@ enum Verb {
     /// Run the homeserver in the foreground until SIGTERM or Ctrl-C.
     Supervise {
         /// Leave a mechanism out, to see in a test that it matters.
-        #[arg(long, hide = true, value_parser = ["router", "child", "pool", "forkserver", "bootstrap"])]
+        #[arg(long, hide = true, value_parser = ["router", "child", "pool", "forkserver", "bootstrap", "copies"])]
         without: Vec<String>,
         /// Die after so many moments of a change, to see in a test that the next start mends it.
         #[arg(long, hide = true)]
@@ -160,11 +160,10 @@ enum Verb {
     Schema,
     /// Print synvisor's version, and that of the daemon where one runs.
     Version,
-    /// End what a supervisor that died has left; run by systemd when the service is down.
-    #[command(hide = true)]
+    /// End what a supervisor that died has left; systemd runs it when the service is down.
     AfterStop {
         /// Wait for what becomes of the service.
-        #[arg(long)]
+        #[arg(long, hide = true)]
         wait: bool,
     },
     /// The process that routes requests; started by `supervise`.

@@ -118,7 +118,9 @@ pub fn supervise(
                 tracing::warn!("processes run by a configuration that cannot be used any more: {why}")
             }
         }
-        found.copy_sockets(&mut kept);
+        if !tests.without.iter().any(|part| part == "copies") {
+            found.copy_sockets(&mut kept);
+        }
     }
     let config = &usable.parsed.config;
     if survivors.is_none() {

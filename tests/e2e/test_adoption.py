@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from tests.support.deployment import LIVELY, Deployment, command_line, deployed,
 from tests.support.orphans import holders, stat
 from tests.support.traffic import UNLIMITED, Traffic
 
+from .test_crash import wait_for_another
+from .test_overlap import Poll
 from .test_restarts import nothing_lost, shown
 
 pytestmark = pytest.mark.timeout(1800)
@@ -107,6 +110,41 @@ def test_the_end_of_what_was_taken_over_is_noticed(home: Deployment) -> None:
         wait_for(f"{unit} is back", lambda unit=unit: (home.pids()[unit] not in (None, before[unit])) or None)
     home.wait_ready()
     assert home.unit("generic-1")["restarts"] == 1
+
+
+def test_a_router_that_is_killed_costs_only_what_it_had(home: Deployment) -> None:
+    # Mutation: the listening sockets closed with it: refused, seen red.
+    user = home.client().register("router-user", "a password")
+    poll = Poll(home, user)
+    before = home.unit("router")
+    os.kill(before["pid"], signal.SIGKILL)
+    # It was not accepted yet, and waits.
+    assert "versions" in home.client().call("GET", "/_matrix/client/versions")
+    with pytest.raises((http.client.HTTPException, OSError)):
+        poll.answer()
+    wait_for_another(home, "router", before["pid"])
+    assert home.unit("router")["restarts"] == before["restarts"] + 1
+
+
+def test_where_sockets_cannot_be_copied_everything_is_taken_over_all_the_same(home: Deployment) -> None:
+    # Mutation: the router not told to let go (src/run/start.rs): the port is taken, seen red.
+    user = home.client().register("copies-user", "a password")
+    room = user.create_room()
+    before = killed(home)
+    home.without = ["--without=copies"]
+    try:
+        home.start().wait_ready()
+        after = home.pids()
+        assert {unit for unit in before if before[unit] != after[unit]} == {"forkserver", "router"}
+        user.insist("GET", "/_matrix/client/versions")
+        user.send(room, "before")
+        assert home.cli("restart", "--all", "--at-once").returncode == 0
+        user.send(room, "after")
+        assert user.messages(room) == ["before", "after"]
+    finally:
+        home.without = []
+    killed(home)
+    home.start().wait_ready()
 
 
 def test_a_unit_that_was_stopped_stays_stopped_and_no_other_process_is_touched(home: Deployment) -> None:
