@@ -32,11 +32,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A service that is to be restarted is so by then, in milliseconds; for where systemd cannot be asked.
 const RESTART: u64 = 10_000;
 
+/// For each stage of what is long overdue, in milliseconds: systemd gives us no more time than it gave the supervisor.
+const LAST_WORDS: u64 = 400;
+
 /// What systemd says of the end of the service ($SERVICE_RESULT in systemd.exec(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum After {
-    /// A stop, in time or not.
     Stop,
+    /// A stop for which the time was up: whoever is left was told already.
+    Overdue,
     /// Anything else: systemd may be about to start it again.
     Crash,
     /// The same, in the process that waits for what becomes of it.
@@ -45,8 +49,11 @@ pub enum After {
 
 impl After {
     pub fn result(text: &str) -> Self {
-        // A stop that took too long is a stop.
-        if matches!(text, "success" | "timeout") { Self::Stop } else { Self::Crash }
+        match text {
+            "success" => Self::Stop,
+            "timeout" => Self::Overdue,
+            _ => Self::Crash,
+        }
     }
 }
 
@@ -59,7 +66,12 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
     let config = &chosen.usable.parsed.config;
     let layout = Layout::of(config);
     // For each stage of the stop, in milliseconds.
-    let limit = config.supervisor.stop_timeout + config.supervisor.drain_timeout;
+    let limit = match after {
+        After::Overdue => LAST_WORDS,
+        After::Stop | After::Crash | After::Waiting => {
+            config.supervisor.stop_timeout + config.supervisor.drain_timeout
+        }
+    };
     let Some(survivors) = Survivors::look(&layout, &adopt::boot()?, &mut Kept::default())? else {
         return Ok(());
     };
@@ -68,7 +80,7 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
             start_waiter(path).map_err(|error| error.to_string())
         }
         After::Waiting if !is_over(&layout) => Ok(()),
-        After::Stop | After::Crash | After::Waiting => {
+        After::Stop | After::Overdue | After::Crash | After::Waiting => {
             // A supervisor that starts meanwhile waits for us, as for a service that stops.
             // The directory is systemd's, and may be gone by now.
             let there = layout.run.exists();
