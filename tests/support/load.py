@@ -294,7 +294,9 @@ class Crowd:
         if user.unaware:
             return
         user.name, user.unaware = f"name {uuid.uuid4()}", set(user.joined)
-        await user.ask("profile_set", lambda: user.set_displayname(user.name))
+        if await user.ask("profile_set", lambda: user.set_displayname(user.name)) is None:
+            # Nobody may ever hear of it; it is tried again with another one, much later.
+            user.unaware.clear()
 
     async def profile_get(self, user: User) -> None:
         other = self.random.choice(self.users).user_id
