@@ -22,7 +22,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,8 @@ class Chaos:
         self.world = World(home)
         self.ordeal = Ordeal()
         self.serial = itertools.count(1)
+        # What was begun and not waited for.
+        self.pending: list[tuple[Fault, Trouble]] = []
 
     # Waiting ------------------------------------------------------------------------------------------------
 
@@ -136,9 +138,10 @@ class Chaos:
     def step(self, traffic: Traffic, step: Step) -> None:
         faults = [fault for fault, _ in step.faults]
         name = " and ".join(fault.name for fault in faults)
-        number = self.phase(traffic, name, faults)
+        # What is not over yet may cost requests still.
+        number = self.phase(traffic, name, [fault for fault, _ in self.pending] + faults)
         begun = time.monotonic()
-        self.world.several = len(faults) > 1
+        self.world.several = len(faults) > 1 or bool(self.pending)
         troubles: list[Trouble] = []
         for fault, seed in step.faults:
             troubles.append(fault.begin(self.world, random.Random(seed)))
@@ -146,18 +149,22 @@ class Chaos:
         what = self.ordeal.told[number] = " and ".join(trouble.what for trouble in troubles)
         for trouble in troubles:
             trouble.finish()
-        self.wait(what, lambda: all(trouble.over() for trouble in troubles) and self.all_ready())
+        self.pending += zip(faults, troubles, strict=True)
+        if not step.patient:
+            say(f"{number:4}  {what}: not waited for")
+            return
+        self.wait(what, lambda: all(trouble.over() for _, trouble in self.pending) and self.all_ready())
         took = time.monotonic() - begun
-        self.ordeal.recoveries[name if len(faults) == 1 else "two at once"].append(took)
-        for trouble in troubles:
-            trouble.after()
-        self.wait(f"after {what}", self.all_ready)
+        self.ordeal.recoveries["several" if self.world.several else name].append(took)
         say(f"{number:4}  {what}: {took:.1f} s")
-        if step.patient:
-            self.served(traffic, what)
-            self.phase(traffic, "calm", [])
-            assert self.home.process
-            self.ordeal.memory.append(private_memory(self.home.process.pid))
+        for _, trouble in self.pending:
+            trouble.after()
+        self.pending.clear()
+        self.wait(f"after {what}", self.all_ready)
+        self.served(traffic, what)
+        self.phase(traffic, "calm", [])
+        assert self.home.process
+        self.ordeal.memory.append(private_memory(self.home.process.pid))
 
     # Before and after ---------------------------------------------------------------------------------------
 
@@ -204,9 +211,9 @@ class Chaos:
             with Traffic(self.home.port, *options, log=self.record.with_suffix(".log")) as traffic:
                 self.served(traffic, "the start")
                 self.phase(traffic, "calm", [])
-                while again():
-                    self.step(traffic, next(sequence))
-                self.served(traffic, "the last fault")
+                while again() or self.pending:
+                    step = next(sequence)
+                    self.step(traffic, step if again() else replace(step, patient=True))
                 report = traffic.stop()
             self.ordeal.broken += report["lost"] + report["doubled"]
             self.fresh()
@@ -260,7 +267,7 @@ def judged(record: Path, ordeal: Ordeal) -> tuple[Counter[str], list[str]]:
         )
         meanwhile = [fault for number in range(first, last + 1) for fault in ordeal.phases.get(number, [])]
         what = f"{request['operation']} {request['method']} {request['status']}"
-        if by := next((fault for fault in meanwhile if fault.may_cost(request)), None):
+        if by := next((fault for fault in reversed(meanwhile) if fault.may_cost(request)), None):
             excused[f"{by.name}: {what}"] += 1
             continue
         told = ", ".join(ordeal.told.get(number, "start") for number in range(first, last + 1))

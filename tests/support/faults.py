@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .deployment import Deployment, over_unix_socket
@@ -20,6 +20,9 @@ from .deployment import Deployment, over_unix_socket
 OTHERS = ("postgres", "redis", "forkserver", "router")
 # No order takes longer, in seconds: all units in turn, on a machine that does more besides.
 PATIENCE = 300
+
+# What the router says for a process that is gone (src/router).
+ENDED = "The homeserver process that had this request ended before it answered"
 
 # A request of the load as its record has it (ledger.py, Request).
 Failure = dict[str, Any]
@@ -107,20 +110,20 @@ def broken_off(failure: Failure) -> bool:
 def in_flight_in_synapse(failure: Failure) -> bool:
     """What changes something and was with a process that is no more, or waited for its answer elsewhere."""
     if failure["method"] != "GET":
-        return broken_off(failure) or (failure["status"] or 0) >= 500
+        return broken_off(failure) or failure["status"] == 502
     # Of an answer that had begun the rest cannot be had from another process.
     return failure["status"] in (None, 200) and "PayloadError" in failure["error"]
 
 
 def without_its_services(failure: Failure) -> bool:
-    """Synapse's own word that it could not."""
-    return (failure["status"] or 0) >= 500
+    """Synapse's own word that it could not; no process ends for it."""
+    return (failure["status"] or 0) >= 500 and ENDED not in failure["error"]
 
 
 # What is done -----------------------------------------------------------------------------------------------
 
 
-def ordered(world: World, *arguments: str) -> Trouble:
+def ordered(world: World, *arguments: str, alone: bool = False) -> Trouble:
     """An order by the command line; it must succeed, unless something else happened meanwhile."""
     what = " ".join(arguments)
     command = world.home.command(*arguments)
@@ -137,7 +140,7 @@ def ordered(world: World, *arguments: str) -> Trouble:
             return
         if process.returncode != 0:
             said = f"`synvisor {what}` exited with {process.returncode}: {(errors or out).strip()[-500:]}"
-            if world.several:
+            if world.several and not alone:
                 world.unsuccessful[what] += 1
             else:
                 world.broken.append(said)
@@ -164,6 +167,19 @@ def one_of_synapse(world: World, dice: random.Random) -> str:
 
 def a_worker(world: World, dice: random.Random) -> str:
     return dice.choice([unit for unit in world.synapse_units() if unit != "main"] or ["main"])
+
+
+def without_database(world: World, trouble: Trouble) -> Trouble:
+    """What makes the database go away for a moment, and gets rid of its traces in Synapse at the end.
+
+    A connection of before fails the first request that it is used for, whenever that is: Synapse asks
+    psycopg2 whether it is closed, which knows after a query only (storage/database.py, runWithConnection).
+    """
+
+    def after() -> None:
+        ordered(world, "restart", "--all", "--at-once", "--json", alone=True).finish()
+
+    return replace(trouble, after=after)
 
 
 def kill_supervisor(world: World, _: random.Random) -> Trouble:
@@ -251,7 +267,7 @@ def reloaded(world: World, dice: random.Random) -> Trouble:
 
     def after() -> None:
         world.write()
-        ordered(world, "reload").finish()
+        ordered(world, "reload", alone=True).finish()
 
     ((_, lines),) = edit.items()
     return Trouble(f"reload with {lines.splitlines()[-1]}", trouble.finish, after=after)
@@ -271,10 +287,14 @@ FAULTS = {
         Fault("kill supervisor", kill_supervisor, nothing, known=lambda _: False),
         Fault("pause", paused, nothing),
         Fault("freeze", frozen, in_flight_in_synapse, known=supports_liveness),
-        Fault("kill database", lambda world, _: killed(world, "postgres"), without_its_services),
+        Fault(
+            "kill database",
+            lambda world, _: without_database(world, killed(world, "postgres")),
+            without_its_services,
+        ),
         Fault(
             "restart database",
-            lambda world, _: ordered(world, "restart", "postgres", "--json"),
+            lambda world, _: without_database(world, ordered(world, "restart", "postgres", "--json")),
             without_its_services,
         ),
         Fault("kill Redis", lambda world, _: killed(world, "redis"), without_its_services),
