@@ -30,6 +30,9 @@ pub enum ToRouter {
     Drain { unit: UnitName, incarnation: Incarnation },
     /// Answer [`FromRouter::Counts`], so that an order can say what it cost.
     Count { ticket: u64 },
+    /// A successor takes over: accept nobody any more, answer who is there once more, long-polls included, and end when
+    /// the last has gone, after so many milliseconds at the latest.
+    Retire { limit_ms: u64 },
 }
 
 impl ToRouter {
@@ -37,7 +40,11 @@ impl ToRouter {
     pub fn sockets(&self) -> usize {
         match self {
             Self::Table { listeners, .. } => listeners.len(),
-            Self::Up { .. } | Self::Down { .. } | Self::Drain { .. } | Self::Count { .. } => 0,
+            Self::Up { .. }
+            | Self::Down { .. }
+            | Self::Drain { .. }
+            | Self::Count { .. }
+            | Self::Retire { .. } => 0,
         }
     }
 }
@@ -58,6 +65,18 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Those of two routers, together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            parked: self.parked.saturating_add(other.parked),
+            longest_ms: self.longest_ms.max(other.longest_ms),
+            replayed: self.replayed.saturating_add(other.replayed),
+            taken_back: self.taken_back.saturating_add(other.taken_back),
+            cut: self.cut.saturating_add(other.cut),
+        }
+    }
+
     /// What came since.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
@@ -97,6 +116,9 @@ pub enum FromRouter {
 pub struct StatusReport {
     pub version: String,
     pub pid: u32,
+    /// How often a supervisor took over from another one since the homeserver was started.
+    #[serde(default)]
+    pub takeovers: u64,
     pub state: OverallState,
     /// Addresses that the router listens on.
     pub listen: Vec<String>,
@@ -247,8 +269,16 @@ pub struct UnitSummary {
     pub start_ms: Option<u64>,
     /// How long nobody was there to take new requests, in milliseconds.
     pub gap_ms: Option<u64>,
+    /// How many processes before it still finish what they have.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub retired: usize,
     #[serde(flatten)]
     pub counts: Counts,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+const fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// What can stand in the way of an order.

@@ -25,6 +25,8 @@ mod listeners;
 mod parking;
 #[path = "router/replay.rs"]
 mod replay;
+#[path = "router/retire.rs"]
+mod retire;
 
 use harness::Harness;
 use harness::OK;
@@ -169,6 +171,7 @@ fn the_end_may_come_before_the_first_table() {
         control: UnixListener::bind(directory.path().join("router.sock")).unwrap(),
         allowed_uids: Vec::new(),
         drain_timeout: Duration::from_secs(3_600),
+        farewell: Duration::ZERO,
         parking: Parking::default(),
         without_parking: false,
     };

@@ -56,7 +56,7 @@ use world::specs;
 
 const SEEDS: u64 = 256;
 const STEPS: u32 = 3_000;
-const POLICY: Policy = Policy { drain_timeout: 10_000, stop_timeout: 30_000 };
+const POLICY: Policy = Policy { drain_timeout: 10_000, stop_timeout: 30_000, retire_timeout: 60_000 };
 
 impl World {
     /// One thing happens: a fault, an order, a change of configuration, or time passes.
@@ -159,6 +159,9 @@ impl World {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         self.open.insert(ticket);
+        if verb == Verb::Stop {
+            self.stops.insert(ticket);
+        }
         for unit in &units {
             self.together.remove(unit);
             self.rolling.remove(unit);
@@ -210,7 +213,10 @@ impl World {
         });
         let kept = |unit: UnitStatus| {
             let life = Life { unit: unit.name.clone(), incarnation: unit.incarnation };
-            let alive = self.processes.contains_key(&life);
+            let alive = self.processes.contains_key(&life) && !self.retired.contains_key(&life);
+            let lives = |incarnation: &Incarnation| {
+                self.processes.contains_key(&Life { unit: unit.name.clone(), incarnation: *incarnation })
+            };
             let gone = specs(1).into_iter().map(|spec| Spec { name: unit.name.clone(), ..spec }).next_back();
             let spec = self.specs.iter().find(|spec| spec.name == unit.name).cloned().or(gone).unwrap();
             Kept {
@@ -220,6 +226,7 @@ impl World {
                 ending: matches!(unit.state, "stopping" | "killing"),
                 wanted: unit.wanted,
                 leaving: unit.leaving,
+                retired: unit.retired.iter().map(|retired| retired.incarnation).filter(lives).collect(),
             }
         };
         let all: Vec<Kept> = self.core.status().into_iter().map(kept).collect();
@@ -234,8 +241,11 @@ impl World {
         self.rolling.clear();
         self.ahead.clear();
         self.starts.clear();
-        self.core_thinks_ready.retain(|unit| self.processes.keys().any(|life| life.unit == *unit));
-        self.bound.retain(|unit, _| self.processes.keys().any(|life| life.unit == *unit));
+        let present = |life: &&Life| !self.retired.contains_key(life);
+        let living: BTreeSet<UnitName> =
+            self.processes.keys().filter(present).map(|life| life.unit.clone()).collect();
+        self.core_thinks_ready.retain(|unit| living.contains(unit));
+        self.bound.retain(|unit, _| living.contains(unit));
         // It tells the router anew who is READY.
         self.routed.clear();
         for Kept { spec, incarnation, .. } in all.iter().filter(|kept| kept.alive == Some(true)) {
@@ -245,7 +255,13 @@ impl World {
             }
         }
         self.core = Supervisor::new(POLICY, self.random.next());
+        let retired = std::mem::take(&mut self.retired);
+        self.adopting = true;
         self.tell(Input::Adopt(all));
+        self.adopting = false;
+        let forgotten =
+            retired.keys().find(|life| self.processes.contains_key(life) && !self.retired.contains_key(life));
+        assert!(forgotten.is_none(), "{} is forgotten", forgotten.unwrap());
         self.tell(Input::Desire(self.specs.clone()));
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::Method;
@@ -16,12 +17,18 @@ use crate::wire::Generation;
 use crate::wire::Obstacle;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::OverallState;
 use crate::wire::PlanReport;
 use crate::wire::RollbackRequest;
 use crate::wire::StatusReport;
+use crate::wire::UnitReport;
 
 use super::Exit;
 use super::output;
+
+/// How often, and with which pause, one asks whether the new synvisor serves: for a minute.
+const UPGRADE_ATTEMPTS: u32 = 600;
+const UPGRADE_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) fn status(config: &Path, json: bool) -> Exit {
     let report = match ask::<StatusReport>(config, Method::GET, "/v1/status", &()) {
@@ -112,6 +119,49 @@ pub(super) fn reload(config: &Path) -> Exit {
 
 pub(super) fn rollback(config: &Path, generation: Option<u64>) -> Exit {
     tell(config, "/v1/rollback", &RollbackRequest { generation })
+}
+
+/// Has another synvisor take over, and waits until it serves.
+pub(super) fn self_upgrade(config: &Path) -> Exit {
+    let path = "/v1/self-upgrade";
+    let before = match ask::<StatusReport>(config, Method::GET, "/v1/status", &()) {
+        Ok(before) => before,
+        Err(exit) => return exit,
+    };
+    let upgraded = with_daemon(config, async |socket| {
+        match client::ask::<Answer>(&socket, Method::POST, path, &()).await {
+            // Only a failure is answered: the conversation ends with the synvisor that it was with.
+            Err(ControlError::Broken(_)) | Ok(_) => {}
+            Err(error) => return Err(error),
+        }
+        let mut last = None;
+        for _ in 0..UPGRADE_ATTEMPTS {
+            if let Ok(after) = client::ask::<StatusReport>(&socket, Method::GET, "/v1/status", &()).await
+                && after.takeovers > before.takeovers
+            {
+                if after.state == OverallState::Ready {
+                    return Ok(after);
+                }
+                last = Some(after);
+            }
+            tokio::time::sleep(UPGRADE_PAUSE).await;
+        }
+        last.ok_or_else(|| {
+            ControlError::Broken("the new synvisor does not answer; its log says why".to_owned())
+        })
+    });
+    let after = match upgraded {
+        Ok(after) => after,
+        Err(exit) => return exit,
+    };
+    let same =
+        |unit: &&UnitReport| before.units.iter().any(|old| old.name == unit.name && old.pid == unit.pid);
+    let untouched = after.units.iter().filter(|unit| unit.pid.is_some()).filter(same).count();
+    output::line(format!(
+        "synvisor {} has taken over from {} (pid {}): {untouched} processes go on as they were",
+        after.version, before.version, after.pid
+    ));
+    Exit::Done
 }
 
 pub(super) fn generations(config: &Path, json: bool) -> Exit {

@@ -1,7 +1,10 @@
 //! The long-running processes.
 
 use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +18,17 @@ use super::Exit;
 use super::config;
 use super::output;
 
-pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run::ForTests) -> Exit {
+pub(super) fn supervise(
+    path: PathBuf,
+    credentials: Option<OsString>,
+    passed_on: &[i32],
+    launch: run::Launch,
+    tests: run::ForTests,
+) -> Exit {
+    let inherited = match handed_over(passed_on) {
+        Ok(inherited) => inherited,
+        Err(error) => return say(&format!("what systemd kept cannot be used: {error}"), Exit::Failed),
+    };
     let chosen = match run::choose(&path, credentials.as_ref()) {
         Ok(chosen) => chosen,
         Err(unusable) => return config::refuse(&unusable),
@@ -24,12 +37,45 @@ pub(super) fn supervise(path: PathBuf, credentials: Option<OsString>, tests: run
     if let Some((_, why)) = &chosen.fallen_back {
         output::problem(why);
     }
-    match run::supervise(chosen, path, credentials, tests) {
+    match run::supervise(chosen, path, credentials, inherited, launch, tests) {
         Ok(Ended::Stopped) => Exit::Done,
         Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),
         Err(StartError::Busy(why)) => say(&why, Exit::Busy),
         Err(StartError::Failed(why)) => say(&why, Exit::Failed),
+    }
+}
+
+/// What the program before us passed on, and what systemd kept for us (sd_listen_fds_with_names(3)).
+fn handed_over(passed_on: &[i32]) -> io::Result<Vec<(String, OwnedFd)>> {
+    let mut descriptors = Vec::new();
+    for number in passed_on {
+        descriptors.push((String::new(), process::passed_on(*number)?));
+    }
+    if let Ok(named) = sd_notify::listen_fds_with_names() {
+        for (number, name) in named {
+            descriptors.push((name, process::passed_on(number)?));
+        }
+    }
+    Ok(descriptors)
+}
+
+/// Ends what a supervisor that died has left.
+pub(super) fn after_stop(path: &Path, credentials: Option<&OsString>, after: run::After) -> Exit {
+    match run::after_stop(path, credentials, after) {
+        Ok(()) => Exit::Done,
+        Err(why) => say(&format!("processes of the service may be left: {why}"), Exit::Failed),
+    }
+}
+
+/// Says whether we could take over what a supervisor offers, and in which version.
+pub(super) fn upgrade_check(path: &Path, credentials: Option<&OsString>, offers: &Path) -> Exit {
+    match run::check_offers(offers, path, credentials) {
+        Ok(version) => {
+            output::line(version.to_string());
+            Exit::Done
+        }
+        Err(why) => say(&why, Exit::Failed),
     }
 }
 
@@ -62,6 +108,7 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         control: UnixListener::from(control),
         allowed_uids: vec![0, arguments.supervisor_uid],
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
+        farewell: router::FAREWELL,
         parking: router::Parking::default(),
         without_parking: arguments.without_parking,
     };

@@ -1,5 +1,6 @@
 //! The command line: verbs, flags, exit codes.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,7 +8,9 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::observe;
+use crate::run::After;
 use crate::run::ForTests;
+use crate::run::Launch;
 use crate::topology::UnitName;
 use crate::wire::OrderRequest;
 
@@ -58,7 +61,16 @@ enum Verb {
         /// Die after so many moments of a change, to see in a test that the next start mends it.
         #[arg(long, hide = true)]
         milestones: Option<u64>,
+        /// A descriptor that the synvisor in whose place this one comes has left open.
+        #[arg(long, hide = true)]
+        inherit: Vec<i32>,
+        /// Only say whether this synvisor could take over what that one offers.
+        #[arg(long, hide = true, value_name = "FILE")]
+        upgrade_check: Option<PathBuf>,
     },
+    /// Have the synvisor that is installed now take the place of the one that runs, while the homeserver serves on: nothing of
+    /// Synapse is restarted.
+    SelfUpgrade,
     /// Show every unit and how it is.
     Status {
         /// Print JSON.
@@ -145,6 +157,13 @@ enum Verb {
     Schema,
     /// Print synvisor's version, and that of the daemon where one runs.
     Version,
+    /// End what a supervisor that died has left; run by systemd when the service is down.
+    #[command(hide = true)]
+    AfterStop {
+        /// Wait for what becomes of the service.
+        #[arg(long)]
+        wait: bool,
+    },
     /// The process that routes requests; started by `supervise`.
     #[command(hide = true)]
     Router(daemon::RouterArguments),
@@ -184,13 +203,29 @@ pub fn main() -> ExitCode {
     };
     let path = arguments.config;
     let exit = match arguments.verb {
-        Verb::Supervise { without, milestones } => {
+        Verb::Supervise { upgrade_check: Some(offers), .. } => {
+            daemon::upgrade_check(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), &offers)
+        }
+        Verb::Supervise { without, milestones, inherit, upgrade_check: None } => {
             observe::start(
                 std::env::var("SYNVISOR_LOG").ok().as_deref(),
                 std::env::var("JOURNAL_STREAM").is_ok(),
             );
             let tests = ForTests { without, milestones };
-            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"), tests)
+            let launch = match launch() {
+                Ok(launch) => launch,
+                Err(error) => {
+                    output::problem(format!("synvisor: where it is installed is not known: {error}"));
+                    return Exit::Failed.into();
+                }
+            };
+            daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"), &inherit, launch, tests)
+        }
+        Verb::AfterStop { wait } => {
+            observe::start(None, std::env::var("JOURNAL_STREAM").is_ok());
+            let result = std::env::var("SERVICE_RESULT").unwrap_or_else(|_| "success".to_owned());
+            let after = if wait { After::Waiting } else { After::result(&result) };
+            daemon::after_stop(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), after)
         }
         Verb::Router(router) => {
             observe::start(None, false);
@@ -203,6 +238,7 @@ pub fn main() -> ExitCode {
             commands::restart(&path, OrderRequest { at_once, progress: true, ..units.into() }, json)
         }
         Verb::Plan { json } => commands::plan(&path, json),
+        Verb::SelfUpgrade => commands::self_upgrade(&path),
         Verb::Reload => commands::reload(&path),
         Verb::Rollback { generation } => commands::rollback(&path, generation),
         Verb::Generations { json } => commands::generations(&path, json),
@@ -218,6 +254,18 @@ pub fn main() -> ExitCode {
         Verb::Version => commands::version(&path),
     };
     exit.into()
+}
+
+/// How this program was started, without what was kept for it alone.
+fn launch() -> std::io::Result<Launch> {
+    let own = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--inherit=");
+    let kept = |(name, _): &(OsString, OsString)| name.as_encoded_bytes().starts_with(b"LISTEN_");
+    Ok(Launch {
+        program: std::env::current_exe()?,
+        arguments: std::env::args_os().skip(1).filter(|argument| !own(argument)).collect(),
+        environment: std::env::vars_os().filter(|variable| !kept(variable)).collect(),
+        upgraded: std::env::args_os().any(|argument| own(&argument)),
+    })
 }
 
 impl From<Units> for OrderRequest {

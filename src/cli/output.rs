@@ -93,8 +93,13 @@ pub(super) fn summary_head() -> String {
 pub(super) fn summary(summary: &UnitSummary) -> String {
     let span = |span: Option<u64>| span.map_or_else(|| "-".to_owned(), |millis| format!("{millis} ms"));
     let counts = &summary.counts;
+    let retired = match summary.retired {
+        0 => String::new(),
+        1 => "\n  the process before it still finishes what its clients wait for".to_owned(),
+        several => format!("\n  {several} processes before it still finish what their clients wait for"),
+    };
     format!(
-        "{:22}  {:>8}  {:>8}  {:>8}  {:>6}  {:>8}  {:>10}  {:>4}",
+        "{:22}  {:>8}  {:>8}  {:>8}  {:>6}  {:>8}  {:>10}  {:>4}{retired}",
         summary.unit,
         span(summary.stop_ms),
         span(summary.start_ms),

@@ -1,6 +1,8 @@
 //! The control socket: HTTP with JSON bodies, for the command line and for curl.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use tokio::net::UnixListener;
@@ -37,6 +39,8 @@ pub enum Command {
     Reload(String, oneshot::Sender<Answer>),
     Rollback(String, Option<u64>, oneshot::Sender<Answer>),
     Generations(oneshot::Sender<Vec<Generation>>),
+    /// Who asks; the answer comes only when it failed.
+    SelfUpgrade(String, oneshot::Sender<Answer>),
 }
 
 /// The bound socket.
@@ -58,9 +62,24 @@ impl Control {
             socket::listen_unix(path, 0o660, Some(&owner)).ok()
         });
         // Who may not give it to the group keeps it.
-        let listener = shared.map_or_else(|| socket::listen_unix(path, 0o600, None), Ok)?;
+        Self::of(shared.map_or_else(|| socket::listen_unix(path, 0o600, None), Ok)?)
+    }
+
+    /// The same on a socket that is bound.
+    ///
+    /// # Errors
+    /// When it cannot be waited on.
+    pub fn of(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: UnixListener::from_std(listener)?, group })
+        Ok(Self { listener: UnixListener::from_std(listener)?, group: users::group(GROUP) })
+    }
+
+    /// A copy of the socket, for whoever serves it after us.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn copy(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// Answers clients for as long as the supervisor lives.

@@ -101,6 +101,9 @@ async fn respond(
             None => stopping(),
         },
         (&Method::POST, "/v1/reload") => answer(ask(commands, |reply| Command::Reload(who, reply)).await),
+        (&Method::POST, "/v1/self-upgrade") => {
+            answer(ask(commands, |reply| Command::SelfUpgrade(who, reply)).await)
+        }
         (&Method::POST, "/v1/rollback") => {
             match body::<RollbackRequest>(request, "{\"generation\": 3}").await {
                 Ok(RollbackRequest { generation }) => {
@@ -119,12 +122,12 @@ async fn respond(
         (
             _,
             "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/generations" | "/v1/reload" | "/v1/rollback"
-            | "/v1/start" | "/v1/stop" | "/v1/restart",
+            | "/v1/self-upgrade" | "/v1/start" | "/v1/stop" | "/v1/restart",
         ) => failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders"),
         _ => failure(
             StatusCode::NOT_FOUND,
             "there are GET /v1/status, /v1/plan, /v1/generations, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, \
-             /v1/restart, /v1/reload, /v1/rollback",
+             /v1/restart, /v1/reload, /v1/rollback, /v1/self-upgrade",
         ),
     }
 }

@@ -11,6 +11,7 @@ use crate::sys::process::may_change_user;
 use crate::sys::users;
 use crate::sys::users::User;
 use crate::topology::UnitName;
+use crate::wire::Incarnation;
 
 /// Whom the processes run as; none means as the supervisor itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,8 +69,28 @@ impl Layout {
     pub fn of(config: &Config) -> Self {
         Self { state: config.supervisor.state_dir.clone(), run: config.supervisor.run_dir.clone() }
     }
+    /// What one supervisor holds, and nobody else.
+    pub fn supervisor_lock(&self) -> PathBuf {
+        self.state.join("supervisor.lock")
+    }
+    /// What every process holds that a supervisor has started.
     pub fn lock(&self) -> PathBuf {
         self.state.join("lock")
+    }
+    /// What a supervisor leaves for the next one.
+    pub fn state_file(&self) -> PathBuf {
+        self.run.join("state.json")
+    }
+    pub fn images_file(&self) -> PathBuf {
+        self.run.join("images.toml")
+    }
+    /// What the synvisor of an upgrade is asked whether it can read it.
+    pub fn offers_file(&self) -> PathBuf {
+        self.run.join("offers.json")
+    }
+    /// Says that the service was told to stop.
+    pub fn stopping_mark(&self) -> PathBuf {
+        self.run.join("stopping")
     }
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")
@@ -117,8 +138,9 @@ impl Layout {
     pub fn fork_server_program(&self) -> PathBuf {
         self.state.join("forkserver")
     }
-    pub fn router_socket(&self) -> PathBuf {
-        self.run.join("router.sock")
+    /// Where a router process is reached: each has a socket of its own, since several live side by side.
+    pub fn router_socket(&self, incarnation: Incarnation) -> PathBuf {
+        self.run.join(format!("router-{}.sock", incarnation.0))
     }
 
     /// Makes every directory.
@@ -155,6 +177,7 @@ impl Layout {
 
     /// Removes the sockets that processes left which did not end by themselves; none may run any more.
     pub fn remove_sockets(&self) -> Result<(), FsError> {
+        fs::clear_of(&self.run, |name| name.starts_with("router-") && name.ends_with(".sock"))?;
         for directory in ["client", "private", "postgres", "redis"] {
             fs::clear(&self.run.join(directory))?;
         }

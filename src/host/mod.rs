@@ -7,5 +7,7 @@ pub mod layout;
 pub mod secrets;
 pub mod servlets;
 pub mod settings;
+pub mod state;
+pub mod systemd;
 pub mod toml;
 pub mod venv;

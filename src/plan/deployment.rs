@@ -5,6 +5,10 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::Serializer;
 use toml::Table;
 use toml::Value;
 
@@ -24,11 +28,11 @@ use super::settings;
 use super::settings::Named;
 
 /// What a file holds, as the shell sums it up: equal where the content is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Digest(pub String);
 
 /// What one process of Synapse runs with.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Image {
     pub role: Role,
     /// Its homeserver.yaml, with every secret that stands in it; never shown.
@@ -40,7 +44,17 @@ pub struct Image {
     /// Bytes; the supervisor looks after it, not the process.
     pub max_memory: Option<u64>,
     /// The files that its settings name, and what they hold.
+    #[serde(serialize_with = "as_pairs", deserialize_with = "of_pairs")]
     pub files: BTreeMap<Named, Digest>,
+}
+
+/// A key of TOML is a string, so that a map by anything else is a list there.
+fn as_pairs<S: Serializer>(files: &BTreeMap<Named, Digest>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(files)
+}
+
+fn of_pairs<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Named, Digest>, D::Error> {
+    Ok(Vec::deserialize(from)?.into_iter().collect())
 }
 
 impl Image {

@@ -50,16 +50,28 @@ struct Open {
     accepting: JoinHandle<()>,
 }
 
+/// How far the router is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    NotYet,
+    /// A successor takes whoever comes; each who is there has one more answer.
+    Retired,
+    /// Each who is there has the answer that it waits for.
+    Stopping,
+}
+
 /// The addresses in force.
 pub(super) struct Listeners {
     open: RefCell<BTreeMap<SocketAddr, Open>>,
     /// Each connection holds a receiver: when the last is gone, all are.
-    stopping: watch::Sender<bool>,
+    end: watch::Sender<End>,
+    /// What an idle connection has for one more request.
+    farewell: Duration,
 }
 
 impl Listeners {
-    pub(super) fn new() -> Self {
-        Self { open: RefCell::default(), stopping: watch::Sender::new(false) }
+    pub(super) fn new(farewell: Duration) -> Self {
+        Self { open: RefCell::default(), end: watch::Sender::new(End::NotYet), farewell }
     }
 
     /// Listens at exactly these addresses, and returns when every other socket is closed. A socket that we have is kept,
@@ -73,7 +85,7 @@ impl Listeners {
         sockets: Vec<OwnedFd>,
         state: &Rc<State>,
     ) -> io::Result<()> {
-        if *self.stopping.borrow() {
+        if *self.end.borrow() != End::NotYet {
             return Ok(());
         }
         let mut fresh = Vec::new();
@@ -96,7 +108,8 @@ impl Listeners {
             let door = Door {
                 listener: Rc::clone(&listener),
                 state: Rc::clone(state),
-                stop: self.stopping.subscribe(),
+                end: self.end.subscribe(),
+                farewell: self.farewell,
             };
             let accepting = tokio::task::spawn_local(door.accept(socket));
             self.open.borrow_mut().insert(address, Open { listener, accepting });
@@ -117,10 +130,23 @@ impl Listeners {
         self.open.borrow().keys().copied().collect()
     }
 
-    /// Takes nobody any more and returns when everybody has gone; who comes now waits in the kernel for our successor.
-    pub(super) async fn stop(&self) {
-        self.stopping.send_replace(true);
-        self.stopping.closed().await;
+    /// Takes nobody any more, and returns when its sockets are closed: who comes now is our successor's.
+    pub(super) async fn retire(&self) {
+        self.end.send_modify(|end| *end = (*end).max(End::Retired));
+        let open = mem::take(&mut *self.open.borrow_mut());
+        for Open { accepting, .. } in open.into_values() {
+            let _ = accepting.await;
+        }
+    }
+
+    /// Takes nobody any more, and lets nobody ask once more; who comes now waits in the kernel for our successor.
+    pub(super) fn stop(&self) {
+        self.end.send_replace(End::Stopping);
+    }
+
+    /// Resolves when everybody has gone, once nobody is taken any more.
+    pub(super) async fn gone(&self) {
+        self.end.closed().await;
     }
 }
 
@@ -129,7 +155,8 @@ impl Listeners {
 struct Door {
     listener: Rc<Listener>,
     state: Rc<State>,
-    stop: watch::Receiver<bool>,
+    end: watch::Receiver<End>,
+    farewell: Duration,
 }
 
 impl Door {
@@ -139,7 +166,7 @@ impl Door {
             let accepted = tokio::select! {
                 accepted = socket.accept() => accepted,
                 _ = closed.wait_for(|closed| *closed) => break,
-                _ = self.stop.wait_for(|stop| *stop) => return,
+                _ = self.end.wait_for(|end| *end != End::NotYet) => return,
             };
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer.ip()),
@@ -164,15 +191,16 @@ impl Door {
     }
 
     async fn serve(self, stream: TcpStream, peer: IpAddr) {
-        let Self { listener, state, mut stop } = self;
+        let Self { listener, state, mut end, farewell } = self;
+        let ending = end.clone();
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
         let service = service_fn(|request: Request<Incoming>| {
-            let (listener, state) = (Rc::clone(&listener), Rc::clone(&state));
+            let (listener, state, ending) = (Rc::clone(&listener), Rc::clone(&state), ending.clone());
             async move {
                 let mut response = forward::answer(&state, &listener, peer, request).await;
                 // An idle connection is not closed for it: a request may be on its way there.
-                if *listener.closed.borrow() {
+                if *listener.closed.borrow() || *ending.borrow() != End::NotYet {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -185,11 +213,20 @@ impl Door {
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
-        // How a client leaves is its own affair.
+        // How a client leaves is its own affair. What has come in is read before an idle connection is closed.
         tokio::select! {
+            biased;
             _ = &mut connection => return,
-            _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            () = shutting(&mut end, farewell) => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     }
+}
+
+/// Resolves when a connection that is idle is to be closed, and a busy one after its answer.
+async fn shutting(end: &mut watch::Receiver<End>, farewell: Duration) {
+    let _ = end.wait_for(|end| *end != End::NotYet).await;
+    let stopping = end.wait_for(|end| *end == End::Stopping);
+    // Its last request may be on its way: closed at once, it would be lost.
+    let _ = tokio::time::timeout(farewell, stopping).await;
 }

@@ -27,6 +27,10 @@ use state::State;
 /// After an accept that failed, mostly for want of descriptors: some will be free again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Longer than most clients leave a connection idle that they go on using, so that its last request is answered with the
+/// word that it ends; who says nothing for so long will hardly speak in the moment when it is closed.
+pub const FAREWELL: Duration = Duration::from_secs(5);
+
 /// What the router is given at its start.
 #[derive(Debug)]
 pub struct RouterSetup {
@@ -36,6 +40,8 @@ pub struct RouterSetup {
     pub allowed_uids: Vec<u32>,
     /// How long requests in flight may take at the end.
     pub drain_timeout: Duration,
+    /// How long an idle connection has for one more request when a successor takes over.
+    pub farewell: Duration,
     pub parking: Parking,
     /// For comparison: nobody waits, nothing that was sent is sent again, a drain is over at once.
     pub without_parking: bool,
@@ -70,7 +76,8 @@ pub async fn run(setup: RouterSetup) -> io::Result<()> {
     serve(setup, stopped).await
 }
 
-/// Serves until `stopped` resolves, then lets requests in flight finish.
+/// Serves until `stopped` resolves, then lets requests in flight finish; or until its supervisor retires it, and then as
+/// long as it was given for those.
 ///
 /// # Errors
 /// When a socket cannot be used.
@@ -78,12 +85,21 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
     let local = LocalSet::new();
     local
         .run_until(async {
-            let state = State::new(setup.parking, setup.without_parking);
+            let state = State::new(setup.parking, setup.without_parking, setup.farewell);
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));
-            stopped.await;
-            let _ = tokio::time::timeout(setup.drain_timeout, state.listeners.stop()).await;
+            tokio::pin!(stopped);
+            tokio::select! {
+                () = &mut stopped => {}
+                limit = state.retired() => tokio::select! {
+                    () = &mut stopped => {}
+                    () = state.listeners.gone() => return Ok(()),
+                    () = tokio::time::sleep_until(limit) => return Ok(()),
+                },
+            }
+            state.listeners.stop();
+            let _ = tokio::time::timeout(setup.drain_timeout, state.listeners.gone()).await;
             Ok(())
         })
         .await

@@ -7,9 +7,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::route::RouteTable;
 use crate::topology::UnitName;
@@ -38,6 +41,8 @@ pub(super) struct State {
     turn: Cell<u64>,
     pub(super) listeners: Listeners,
     supervisor: RefCell<Option<mpsc::UnboundedSender<FromRouter>>>,
+    /// When a router that was retired ends at the latest.
+    retired: watch::Sender<Option<Instant>>,
     counted: RefCell<BTreeMap<UnitName, Counts>>,
 }
 
@@ -50,7 +55,7 @@ pub(super) struct Known {
 }
 
 impl State {
-    pub(super) fn new(parking: Parking, without_parking: bool) -> Rc<Self> {
+    pub(super) fn new(parking: Parking, without_parking: bool, farewell: Duration) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
         let empty =
             Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), trusted_proxies: Vec::new() };
@@ -61,8 +66,9 @@ impl State {
             without_parking,
             queues: RefCell::new(Queues::new(parking.most)),
             turn: Cell::new(0),
-            listeners: Listeners::new(),
+            listeners: Listeners::new(farewell),
             supervisor: RefCell::default(),
+            retired: watch::Sender::new(None),
             counted: RefCell::default(),
         })
     }
@@ -105,6 +111,17 @@ impl State {
     /// From now on this connection is the supervisor's.
     pub(super) fn adopt(&self, supervisor: mpsc::UnboundedSender<FromRouter>) {
         *self.supervisor.borrow_mut() = Some(supervisor);
+    }
+
+    /// Resolves when it is retired, with the time when it ends at the latest.
+    pub(super) async fn retired(&self) -> Instant {
+        let mut retired = self.retired.subscribe();
+        let until = retired.wait_for(Option::is_some).await.ok().and_then(|until| *until);
+        match until {
+            Some(until) => until,
+            // The sender is ours, so this is never reached; and nobody is retired by accident.
+            None => std::future::pending().await,
+        }
     }
 
     fn tell(&self, message: FromRouter) {
@@ -150,6 +167,13 @@ impl State {
                 }
             }
             ToRouter::Drain { unit, incarnation } => self.drain(unit, incarnation),
+            ToRouter::Retire { limit_ms } => {
+                self.listeners.retire().await;
+                // Told again by another supervisor, it keeps its limit.
+                let limit = Instant::now() + Duration::from_millis(limit_ms);
+                self.retired.send_modify(|until| *until = until.or(Some(limit)));
+                self.tell(FromRouter::Accepting { addresses: Vec::new() });
+            }
             ToRouter::Count { ticket } => self.tell(FromRouter::Counts { ticket, counts: self.counts() }),
         }
         let pools = self.table.borrow().routes.pools();

@@ -51,6 +51,8 @@ pub(super) struct Applying {
     pub(super) asked: Asked,
     /// The generation that it makes.
     number: u64,
+    /// The one that everything is to go by in the end: another one on the way back.
+    pub(super) towards: u64,
     /// The generation that it goes back from, if somebody wants to go back.
     left: Option<Generation>,
     /// What is to run in the end.
@@ -118,6 +120,10 @@ impl Driver {
                 Ok(number) => number,
                 Err(error) => return asked.fail(format!("nothing was changed: {error}")),
             };
+        if let Some(unfinished) = self.unfinished {
+            let why = format!("synvisor ended while it was applied, and went on with generation {number}");
+            self.settle(unfinished, GenerationResult::Failed, Some(why));
+        }
         let left = back_to.and_then(|_| self.leave_behind(&asked.who));
         tracing::info!("{}: generation {number} is applied", asked.who);
         // Who has never served has nothing that one could go back to.
@@ -129,6 +135,7 @@ impl Driver {
         self.under_way = Some(UnderWay::Applying(Box::new(Applying {
             asked,
             number,
+            towards: number,
             left,
             target,
             text,
@@ -185,10 +192,10 @@ impl Driver {
         let mut again = Vec::new();
         let mut reading = BTreeSet::new();
         for unit in self.core.status().into_iter().filter(|unit| names.contains(&unit.name)) {
-            let ready = self.core.ready(&unit.name).and_then(|life| Some((self.pid(&life)?, life)));
+            let ready = self.core.ready(&unit.name).filter(|life| self.pids.of(life).is_some());
             match ready {
-                Some((pid, life)) => {
-                    let _ = process::signal(pid, Signal::SIGHUP);
+                Some(life) => {
+                    let _ = self.pids.signal(&life, Signal::SIGHUP);
                     reading.insert(life);
                 }
                 None if unit.state == "starting" => again.push(unit.name),
@@ -262,6 +269,7 @@ impl Driver {
                 }
             }
         }
+        self.keep_images()?;
         let written = self.around.layout.write(&files, &self.around.users);
         written.map(drop).map_err(|error| error.to_string())
     }
@@ -270,6 +278,7 @@ impl Driver {
     fn switch(&mut self) {
         let Some(UnderWay::Applying(applying)) = &mut self.under_way else { return };
         applying.switched = true;
+        self.in_force = applying.towards;
         let bound = std::mem::take(&mut applying.bound);
         let images = std::mem::take(&mut self.running.images);
         let old = std::mem::replace(&mut self.running, Deployment { images, ..applying.target.clone() });
@@ -337,6 +346,7 @@ impl Driver {
             Ok(back) => {
                 (applying.plan, applying.at, applying.switched) = (back, 0, false);
                 (applying.ticket, applying.deadline) = (None, None);
+                applying.towards = self.generation;
                 applying.reading.clear();
                 applying.bound = Bound::default();
                 (applying.target, applying.why) = (old, Some(why));
@@ -378,6 +388,7 @@ impl Driver {
         let Some(UnderWay::Applying(applying)) = self.under_way.take() else { return };
         let Applying { asked, number, left, target, text, warnings, why, plan, .. } = *applying;
         self.running = target;
+        self.unfinished = None;
         if self.around.listeners.close_others(&self.running.config.listen) {
             self.tell_table();
         }

@@ -21,6 +21,7 @@ use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::sys::clock;
 use crate::sys::process;
+use crate::sys::process::Waiting;
 use crate::topology::Role;
 use crate::topology::Unit;
 use crate::topology::UnitName;
@@ -30,6 +31,7 @@ use super::Driver;
 use super::News;
 use super::sockets::Held;
 use super::spawn;
+use super::store;
 use super::trial::is_trial;
 
 /// With this the bootstrap ends when it does not recognise the Synapse that it is to run.
@@ -70,23 +72,44 @@ impl Driver {
         };
         if let Err(error) = started {
             tracing::warn!("{} cannot be started: {error}", life.unit);
+            if unit.role == Role::Router {
+                self.without_router(&life);
+            }
             self.input(Input::StartFailed(life, error.to_string()));
         }
     }
 
     fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
-        if let Some(pid) = spawn::start(unit, self.image(&unit.name), &self.running.config, &self.around)? {
-            self.pids.insert(pid, life.clone());
+        let made = unit.role.is_synapse().then_some(Made::Plain);
+        let control = (unit.role == Role::Router).then(|| self.bind_router(life)).transpose()?;
+        let control = control.as_ref().map(AsFd::as_fd);
+        let (image, config) = (self.image(&unit.name), &self.running.config);
+        if let Some(waiting) = spawn::start(unit, image, config, &self.around, control)? {
+            self.begin(life, made, waiting)?;
         }
         self.await_ready(unit, life.clone());
         Ok(())
+    }
+
+    /// Lets a process begin, now that it can be noted: whatever becomes of us, it will be found.
+    fn begin(&mut self, life: &Life, made: Option<Made>, waiting: Waiting) -> io::Result<()> {
+        let pid = waiting.pid();
+        store::keep_process(life, &*self.pids.insert(pid, life.clone())?.process);
+        if let Some(made) = made {
+            self.births.made.insert(life.unit.clone(), made);
+        }
+        self.keep();
+        waiting.begin().inspect_err(|_| {
+            self.pids.remove(pid);
+            store::drop_process(life);
+        })
     }
 
     fn start_synapse(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
         if !self.births.problems.is_empty() || self.around.lacks("bootstrap") {
             // Synapse binds its sockets itself.
             self.sockets.release(&unit.name);
-            return self.start_other(unit, life).inspect(|()| self.was_made(life, Made::Plain));
+            return self.start_other(unit, life);
         }
         let held = self.sockets.hold(unit, &self.around.users)?;
         if let Some(link) = &self.births.link {
@@ -97,11 +120,7 @@ impl Driver {
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
             return Ok(());
         }
-        let image = self.running.images.get(&unit.name);
-        let pid = spawn::execute(unit, image, &self.running.config, &self.around, held)?;
-        self.pids.insert(pid, life.clone());
-        self.was_made(life, Made::Executed);
-        Ok(())
+        self.start_alone(life)
     }
 
     /// Starts a process that has Synapse read these files; what it says goes to `output`.
@@ -120,14 +139,11 @@ impl Driver {
             link.fork(life.clone(), spawn::trial(files, environment, &self.around), descriptors);
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
         } else {
-            let pid = spawn::execute_trial(files, environment, &target.config, &output, &self.around)?;
-            self.pids.insert(pid, life.clone());
+            let waiting = spawn::execute_trial(files, environment, &target.config, &output, &self.around)?;
+            self.pids.insert(waiting.pid(), life.clone())?;
+            waiting.begin()?;
         }
         Ok(())
-    }
-
-    fn was_made(&mut self, life: &Life, made: Made) {
-        self.births.made.insert(life.unit.clone(), made);
     }
 
     /// Connects to a fork server that has just started.
@@ -140,7 +156,7 @@ impl Driver {
     }
 
     pub(super) fn hear_fork_server(&mut self, server: Life, event: Event) {
-        if self.pid(&server).is_none() {
+        if self.pids.of(&server).is_none() {
             // What it left undone was seen to when it ended; its successor may be there already.
             return;
         }
@@ -165,16 +181,17 @@ impl Driver {
 
     /// It was asked for a process and says nothing.
     pub(super) fn fork_server_hangs(&mut self) {
-        let server = self.pids.values().find(|life| life.unit == UnitName::fork_server()).cloned();
+        let server = self.pids.iter().find(|(_, life)| life.unit == UnitName::fork_server());
+        let server = server.map(|(_, life)| life.clone());
         if let Some(server) = server {
             self.give_up_fork_server(&server, "it does not answer");
         }
     }
 
     fn give_up_fork_server(&mut self, server: &Life, why: &str) {
-        if let Some(pid) = self.pid(server) {
+        if self.pids.of(server).is_some() {
             tracing::warn!("the fork server is lost and will be replaced: {why}");
-            let _ = process::signal(pid, nix::sys::signal::Signal::SIGKILL);
+            let _ = self.pids.signal(server, nix::sys::signal::Signal::SIGKILL);
         }
         self.without_fork_server();
     }
@@ -194,18 +211,8 @@ impl Driver {
                 if is_trial(life) {
                     return self.tried(life, None);
                 }
-                let Some(unit) = self.unit(&life.unit).cloned() else { return };
-                let held = match self.sockets.hold(&unit, &self.around.users) {
-                    Ok(held) => held,
-                    Err(error) => return self.input(Input::StartFailed(life.clone(), error.to_string())),
-                };
-                let image = self.running.images.get(&unit.name);
-                match spawn::execute(&unit, image, &self.running.config, &self.around, held) {
-                    Ok(pid) => {
-                        self.pids.insert(pid, life.clone());
-                        self.was_made(life, Made::Executed);
-                    }
-                    Err(error) => self.input(Input::StartFailed(life.clone(), error.to_string())),
+                if let Err(error) = self.start_alone(life) {
+                    self.input(Input::StartFailed(life.clone(), error.to_string()));
                 }
             }
             Some((_, None)) => {
@@ -216,6 +223,15 @@ impl Driver {
         }
     }
 
+    /// Starts a process by an interpreter of its own.
+    fn start_alone(&mut self, life: &Life) -> io::Result<()> {
+        let Some(unit) = self.unit(&life.unit).cloned() else { return Ok(()) };
+        let held = self.sockets.hold(&unit, &self.around.users)?;
+        let image = self.running.images.get(&unit.name);
+        let waiting = spawn::execute(&unit, image, &self.running.config, &self.around, held)?;
+        self.begin(life, Some(Made::Executed), waiting)
+    }
+
     fn forked(&mut self, life: Life, pid: i32) {
         let Some((_, go)) = self.births.asked.remove(&life) else { return };
         if process::parent(pid) != Some(std::process::id().cast_signed()) {
@@ -224,9 +240,15 @@ impl Driver {
             }
             return self.input(Input::StartFailed(life, "its process ended before it began".to_owned()));
         }
-        self.pids.insert(pid, life.clone());
-        if !is_trial(&life) {
-            self.was_made(&life, Made::Forked);
+        match self.pids.insert(pid, life.clone()) {
+            Ok(known) if !is_trial(&life) => {
+                store::keep_process(&life, &*known.process);
+                self.births.made.insert(life.unit.clone(), Made::Forked);
+                self.keep();
+            }
+            Ok(_) => {}
+            // Without the word it ends.
+            Err(error) => return self.input(Input::StartFailed(life, error.to_string())),
         }
         // Only now that its end would be understood may it begin; without the word it ends by itself.
         if let Some(go) = go {
@@ -244,19 +266,17 @@ impl Driver {
         }
     }
 
-    pub(super) fn pid(&self, life: &Life) -> Option<i32> {
-        self.pids.iter().find(|(_, living)| *living == life).map(|(pid, _)| *pid)
-    }
-
     pub(super) fn signal(&mut self, life: &Life, ending: Ending) {
-        self.timeline.leaves(&life.unit, clock::now());
+        if !self.core.is_retired(life) {
+            self.timeline.leaves(&life.unit, clock::now());
+        }
         let role = self.unit(&life.unit).map_or(Role::Main, |unit| unit.role);
-        if let Some(pid) = self.pid(life) {
+        if self.pids.of(life).is_some() {
             if ending == Ending::Kill {
                 tracing::warn!("{} did not stop in time and is killed", life.unit);
             }
             // One that is gone already will be reaped.
-            let _ = process::signal(pid, spawn::signal(role, ending));
+            let _ = self.pids.signal(life, spawn::signal(role, ending));
         } else if let Some((_, go)) = self.births.asked.get_mut(life) {
             *go = None;
         } else {

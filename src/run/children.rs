@@ -11,13 +11,15 @@ use crate::wire::Made;
 
 use super::Driver;
 use super::probe;
+use super::store;
 use super::trial::is_trial;
+use super::upgrade::is_check;
 
 impl Driver {
     /// Messages of children, attributed by the kernel's word for who sent them.
     pub(super) fn hear(&mut self) {
         for notice in self.notify.drain() {
-            let Some(life) = self.pids.get(&notice.pid).cloned().filter(|_| notice.ready) else { continue };
+            let Some(life) = self.pids.get(notice.pid).cloned().filter(|_| notice.ready) else { continue };
             if self.has_read(&life) || self.core.ready(&life.unit).as_ref() == Some(&life) {
                 continue;
             }
@@ -36,35 +38,44 @@ impl Driver {
         // What a process said before it ended is heard before its end.
         self.hear();
         while let Some((pid, exit)) = process::reap() {
-            let Some(life) = self.pids.remove(&pid) else { continue };
-            if is_trial(&life) {
-                self.tried(&life, Some(exit));
-                continue;
-            }
-            self.unwatch(&life);
-            self.draining.remove(&life);
-            self.timeline.ended(&life.unit, clock::now());
-            if life.unit == UnitName::router() {
-                self.router = None;
-                self.nothing_in_flight();
-                self.uncounted();
-            }
-            if life.unit == UnitName::fork_server() {
-                self.without_fork_server();
-            }
-            let unasked = self.core.status().into_iter().any(|unit| {
-                unit.name == life.unit && matches!(unit.state, "starting" | "ready") && !self.stopping
-            });
-            let detail = if unasked { self.last_words(&life.unit, exit) } else { None };
-            if unasked {
-                let words = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
-                tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
-            }
-            self.learn_from_exit(&life, exit, detail.as_deref());
-            self.input(Input::Exited { life: life.clone(), exit, detail });
-            self.ended_reading(&life, exit, unasked);
-            self.give_up_start();
+            self.ended(pid, exit);
         }
+    }
+
+    pub(super) fn ended(&mut self, pid: i32, exit: Exit) {
+        let Some(life) = self.pids.remove(pid) else { return };
+        if is_trial(&life) {
+            return self.tried(&life, Some(exit));
+        }
+        if is_check(&life) {
+            return self.checked(&life, exit);
+        }
+        store::drop_process(&life);
+        self.unwatch(&life);
+        self.routers.draining.forget(&life);
+        // The end of one that has a successor is no part of the unit's absence.
+        if !self.core.is_retired(&life) {
+            self.timeline.ended(&life.unit, clock::now());
+        }
+        if life.unit == UnitName::router() {
+            self.without_router(&life);
+        }
+        if life.unit == UnitName::fork_server() {
+            self.without_fork_server();
+        }
+        let unasked = self.core.status().into_iter().any(|unit| {
+            let present = unit.name == life.unit && unit.incarnation == life.incarnation;
+            present && matches!(unit.state, "starting" | "ready") && !self.stopping
+        });
+        let detail = if unasked { self.last_words(&life.unit, exit) } else { None };
+        if unasked {
+            let words = detail.as_deref().map(|detail| format!(": {detail}")).unwrap_or_default();
+            tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
+        }
+        self.learn_from_exit(&life, exit, detail.as_deref());
+        self.input(Input::Exited { life: life.clone(), exit, detail });
+        self.ended_reading(&life, exit, unasked);
+        self.give_up_start();
     }
 
     /// What a failed process wrote last, which mostly says why.

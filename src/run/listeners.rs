@@ -11,6 +11,8 @@ use crate::config::collide;
 use crate::sys::socket;
 use crate::wire::ListenerSettings;
 
+use super::store;
+
 /// Every address that is listened at.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
@@ -30,6 +32,15 @@ struct Held {
 pub(super) struct Bound(Vec<(SocketAddr, Arc<TcpListener>)>);
 
 impl Listeners {
+    /// Takes the sockets of these addresses from what was kept for us.
+    pub(super) fn take_back(&mut self, kept: &mut BTreeMap<SocketAddr, TcpListener>, listen: &[Listen]) {
+        for Listen { address, admin } in listen {
+            if let Some(socket) = kept.remove(address) {
+                self.held.insert(*address, Held { socket: Arc::new(socket), admin: *admin });
+            }
+        }
+    }
+
     /// Binds the addresses that are not held yet, all or none.
     ///
     /// # Errors
@@ -50,6 +61,7 @@ impl Listeners {
     /// Listens at these too, and serves the admin API where this says so.
     pub(super) fn take(&mut self, bound: Bound, listen: &[Listen]) {
         for (address, socket) in bound.0 {
+            store::keep_socket(&address.to_string(), &*socket);
             self.held.insert(address, Held { socket, admin: false });
         }
         for Listen { address, admin } in listen {
@@ -64,6 +76,9 @@ impl Listeners {
         let stays = |address: &SocketAddr| listen.iter().any(|listen| listen.address == *address);
         let others = self.held.extract_if(.., |address, _| !stays(address));
         let others: Vec<_> = others.map(|(address, held)| (address, held.socket)).collect();
+        for (address, _) in &others {
+            store::drop_socket(&address.to_string());
+        }
         self.leaving.extend(others.iter().cloned());
         !others.is_empty()
     }

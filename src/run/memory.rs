@@ -34,10 +34,10 @@ impl Driver {
                 unit.name == *name && unit.state == "ready" && now.since(unit.since) >= LEAST_LIFE_MS
             })
         };
-        let too_big = |(pid, life): (&i32, &crate::supervise::Life)| {
+        let too_big = |(pid, life): (i32, &crate::supervise::Life)| {
             let unit = self.running.topology.unit(&life.unit)?;
             let most = render::unit_settings(&self.running.config, unit).max_memory?;
-            let used = process::resident(*pid).filter(|used| *used > most)?;
+            let used = process::resident(pid).filter(|used| *used > most)?;
             old(&unit.name).then(|| {
                 let mib = |bytes: u64| bytes >> 20;
                 tracing::warn!(

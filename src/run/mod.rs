@@ -1,7 +1,6 @@
 //! The supervisor process: whatever happens becomes one input of the core, whatever the core wants is carried out.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use crate::host::generations::Generations;
 use crate::plan::Deployment;
 use crate::plan::Image;
 use crate::supervise::Effect;
+use crate::supervise::Exit;
 use crate::supervise::Input;
 use crate::supervise::Life;
 use crate::supervise::Supervisor;
@@ -30,10 +30,13 @@ use crate::wire::FromRouter;
 use crate::wire::GenerationResult;
 use crate::wire::ToRouter;
 
+mod adopt;
+mod after_stop;
 mod apply;
 mod births;
 mod children;
 mod chosen;
+mod keep;
 mod link;
 mod listeners;
 mod memory;
@@ -41,32 +44,43 @@ mod orders;
 mod output;
 mod planning;
 mod probe;
+mod processes;
 mod reload;
 mod report;
+mod routers;
 mod signals;
 mod sockets;
 mod spawn;
 mod specs;
 mod start;
+mod store;
 mod timeline;
 mod trial;
+mod upgrade;
 
+pub use after_stop::After;
+pub use after_stop::after_stop;
 pub use chosen::Chosen;
 pub use chosen::choose;
 pub use start::ForTests;
 pub use start::StartError;
 pub use start::supervise;
+pub use upgrade::Launch;
+pub use upgrade::check_offers;
 
+use adopt::Survivors;
 use births::Births;
-use link::Link;
 use orders::Orders;
+use processes::Processes;
 use reload::Asked;
 use reload::UnderWay;
+use routers::Routers;
 use sockets::Sockets;
 use spawn::Surroundings;
 use specs::policy;
 use specs::specs;
 use timeline::Timeline;
+use upgrade::Upgrade;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -81,6 +95,8 @@ pub(crate) enum News {
     Router(Life, FromRouter),
     RouterLost(Life),
     ForkServer(Life, Event),
+    /// A process has ended that is no child of ours.
+    Ended(i32, Exit),
 }
 
 /// How the supervisor ended.
@@ -105,6 +121,10 @@ struct Driver {
     generations: Generations,
     /// The generation that runs; it counts as applied once the homeserver serves.
     generation: u64,
+    /// The one that everything goes by which is not one process's own: another one only in the middle of a change.
+    in_force: u64,
+    /// Where a change was on its way to that an earlier supervisor did not finish.
+    unfinished: Option<u64>,
     /// A change of the configuration.
     under_way: Option<UnderWay>,
     /// How often Synapse was asked to read files on trial.
@@ -116,19 +136,23 @@ struct Driver {
     credentials: Option<OsString>,
     notify: NotifySocket,
     news: mpsc::UnboundedSender<News>,
-    /// Living children.
-    pids: BTreeMap<i32, Life>,
+    pids: Processes,
+    /// How often a supervisor took over from another one since the homeserver was started.
+    takeovers: u64,
+    /// An upgrade of synvisor itself.
+    upgrade: Option<Upgrade>,
+    /// What was kept last for the next supervisor.
+    kept: String,
     /// What asks after the readiness of each unit.
     probes: BTreeMap<UnitName, JoinHandle<()>>,
     troubles: BTreeMap<UnitName, String>,
     notes: Vec<String>,
-    router: Option<Link>,
+    routers: Routers,
     births: Births,
     /// The connection to a fork server that has not said hello yet.
     fork_server_calls: Option<forkserver::Link>,
     sockets: Sockets,
     timeline: Timeline,
-    draining: BTreeSet<Life>,
     orders: Orders,
     tickets: u64,
     /// Whether main and router have both been READY.
@@ -145,9 +169,14 @@ impl Driver {
         mut signals: signals::Signals,
         mut news: mpsc::UnboundedReceiver<News>,
         mut commands: mpsc::Receiver<Command>,
+        survivors: Option<Survivors>,
+        upgraded: bool,
     ) -> Ended {
         let begun = clock::now();
         let give_up = begun.after(self.running.config.supervisor.dependency_timeout);
+        if let Some(survivors) = survivors {
+            self.adopt(survivors, upgraded);
+        }
         self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
         let mut memory = tokio::time::interval(memory::INTERVAL);
@@ -173,6 +202,7 @@ impl Driver {
                 () = until(services_due) => self.give_up(),
                 () = until(self.births.overdue()) => self.fork_server_hangs(),
                 () = until(self.change_overdue()) => self.change_hangs(),
+                () = until(self.upgrade.as_ref().map(|upgrade| upgrade.deadline)) => self.check_hangs(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = u32::try_from((STARTING_NOTICE * 3).as_micros()).unwrap_or(u32::MAX);
@@ -183,6 +213,7 @@ impl Driver {
                     ]);
                 }
             }
+            self.keep();
         }
         self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
     }
@@ -214,45 +245,18 @@ impl Driver {
                 self.input(Input::Ready(life));
             }
             News::Trouble(life, text) => {
-                let embedded_start = self.pids.values().any(|other| *other == life);
+                let embedded_start = self.pids.of(&life).is_some();
                 if !embedded_start {
                     tracing::warn!("{text}");
                 }
                 self.troubles.insert(life.unit, text);
             }
-            News::Router(life, FromRouter::Accepting { addresses }) => {
-                self.around.listeners.let_go(&addresses);
-                if self.core.ready(&life.unit).as_ref() != Some(&life) {
-                    tracing::info!("{} is ready", life.unit);
-                }
-                self.input(Input::Ready(life));
-            }
-            News::Router(_, FromRouter::Drained { unit, incarnation }) => {
-                let life = Life { unit, incarnation };
-                self.draining.remove(&life);
-                self.input(Input::Drained(life));
-            }
-            News::Router(_, FromRouter::Counts { ticket, counts }) => self.counted(ticket, &counts),
+            News::Router(life, message) => self.hear_router(life, message),
+            News::RouterLost(life) => self.lost_router(life),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),
-            News::RouterLost(life) => {
-                // What it was asked over that connection is not answered any more.
-                self.uncounted();
-                if self.pids.values().any(|living| *living == life) && !self.stopping {
-                    // It keeps its table meanwhile.
-                    self.connect_router(life);
-                } else {
-                    self.nothing_in_flight();
-                }
-            }
+            News::Ended(pid, exit) => self.ended_elsewhere(pid, exit),
         }
         self.announce();
-    }
-
-    /// Without a router there is nothing to wait for.
-    fn nothing_in_flight(&mut self) {
-        for life in std::mem::take(&mut self.draining) {
-            self.input(Input::Drained(life));
-        }
     }
 
     /// Tells systemd once that the homeserver serves: a failed worker does not fail the start.
@@ -261,7 +265,7 @@ impl Driver {
         if !self.started && ready(UnitName::main()) && ready(UnitName::router()) {
             self.started = true;
             // One that takes its place at this moment is settled when that is done.
-            if !matches!(self.under_way, Some(UnderWay::Applying(_))) {
+            if self.unfinished.is_none() && !matches!(self.under_way, Some(UnderWay::Applying(_))) {
                 self.settle(self.generation, GenerationResult::Applied, None);
             }
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -278,6 +282,10 @@ impl Driver {
         tracing::info!("stopping");
         self.stopping = true;
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        // Whoever comes after us must not take for a crash what was a stop.
+        if let Err(error) = fs::replace_fleeting(&self.around.layout.stopping_mark(), b"") {
+            tracing::warn!("{error}");
+        }
         self.abandon();
         self.input(Input::Shutdown);
     }
@@ -306,8 +314,9 @@ impl Driver {
             match effect {
                 Effect::Start(life) => self.start(life),
                 Effect::Signal(life, ending) => self.signal(&life, ending),
-                Effect::Admit(Life { unit, incarnation }) => self.tell(ToRouter::Up { unit, incarnation }),
-                Effect::Withdraw(unit) => self.tell(ToRouter::Down { unit }),
+                Effect::Retire(life) => self.retire(&life),
+                Effect::Admit(Life { unit, incarnation }) => self.tell(&ToRouter::Up { unit, incarnation }),
+                Effect::Withdraw(unit) => self.tell(&ToRouter::Down { unit }),
                 Effect::Drain(life) => self.drain(life),
                 Effect::Reply(ticket, outcome) => {
                     self.reply(ticket, outcome.clone());
@@ -350,48 +359,6 @@ impl Driver {
     fn unwatch(&mut self, life: &Life) {
         if let Some(task) = self.probes.remove(&life.unit) {
             task.abort();
-        }
-    }
-
-    fn connect_router(&mut self, life: Life) {
-        let socket = self.around.layout.router_socket();
-        self.router = Some(Link::new(life, socket, self.news.clone()));
-        self.tell_table();
-        // A router that outlived its last connection may believe in processes that have ended since.
-        for unit in self.running.topology.synapse() {
-            self.tell(match self.core.ready(&unit.name) {
-                Some(Life { unit, incarnation }) => ToRouter::Up { unit, incarnation },
-                None => ToRouter::Down { unit: unit.name.clone() },
-            });
-        }
-    }
-
-    fn tell_table(&self) {
-        let Some(router) = &self.router else { return };
-        let (listeners, sockets) = self.around.listeners.all();
-        let table = ToRouter::Table {
-            topology: self.running.topology.clone(),
-            listeners,
-            trusted_proxies: self.running.config.trusted_proxies.clone(),
-        };
-        router.tell_table(table, sockets);
-    }
-
-    fn tell(&self, message: ToRouter) {
-        if let Some(router) = &self.router {
-            router.tell(message);
-        }
-    }
-
-    fn drain(&mut self, life: Life) {
-        self.timeline.leaves(&life.unit, clock::now());
-        let Life { unit, incarnation } = life.clone();
-        match &self.router {
-            Some(router) => {
-                router.tell(ToRouter::Drain { unit, incarnation });
-                self.draining.insert(life);
-            }
-            None => self.input(Input::Drained(life)),
         }
     }
 

@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::control::Command;
 use crate::supervise::Input;
+use crate::supervise::Life;
 use crate::supervise::Outcome;
 use crate::supervise::Ticket;
 use crate::supervise::Verb;
@@ -22,6 +23,7 @@ use crate::wire::UnitSummary;
 use super::Driver;
 use super::reload::Asked;
 use super::report;
+use super::routers::Awaited;
 
 /// An order that is being carried out.
 #[derive(Debug)]
@@ -29,16 +31,19 @@ struct Order {
     news: mpsc::UnboundedSender<OrderNews>,
     /// What to say when it is done.
     done: String,
-    /// What the router had counted when it was given.
-    before: BTreeMap<UnitName, Counts>,
-    /// How many of its units wait for the router's counts.
+    /// What each router had counted when it was given.
+    before: Counted,
+    /// How many of its units wait for the routers' counts.
     uncounted: usize,
     summaries: Vec<UnitSummary>,
     /// Its end, once that has come.
     outcome: Option<Outcome>,
 }
 
-/// Why the router was asked for its counts.
+/// What routers have counted of each unit.
+type Counted = BTreeMap<Life, BTreeMap<UnitName, Counts>>;
+
+/// Why the routers were asked for their counts.
 #[derive(Debug)]
 enum Why {
     Given(Ticket),
@@ -49,8 +54,15 @@ enum Why {
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     open: BTreeMap<Ticket, Order>,
-    asked: BTreeMap<u64, Why>,
+    asked: BTreeMap<u64, (Why, Counted)>,
+    awaited: Awaited<u64>,
     questions: u64,
+}
+
+impl Orders {
+    pub(super) fn are_open(&self) -> bool {
+        !self.open.is_empty()
+    }
 }
 
 impl Driver {
@@ -73,8 +85,11 @@ impl Driver {
                         .iter()
                         .cloned()
                         .chain(self.what_is_under_way())
+                        .chain(self.what_is_unfinished())
+                        .chain(self.finishing())
                         .chain(differs)
                         .collect(),
+                    takeovers: self.takeovers,
                     started: self.started,
                     stopping: self.stopping,
                     now: clock::now(),
@@ -88,6 +103,7 @@ impl Driver {
             Command::Rollback(who, to, reply) => {
                 self.roll_back(to, Asked::new(format!("rollback by {who}"), Some(reply)));
             }
+            Command::SelfUpgrade(who, reply) => self.self_upgrade(who, reply),
             Command::Generations(reply) => {
                 let _ = reply.send(self.generations.list());
             }
@@ -121,7 +137,7 @@ impl Driver {
         let order = Order {
             news,
             done: format!("{done}: {}", names.join(", ")),
-            before: BTreeMap::new(),
+            before: Counted::new(),
             uncounted: 0,
             summaries: Vec::new(),
             outcome: None,
@@ -137,15 +153,14 @@ impl Driver {
         })
     }
 
-    /// Asks the router what it has counted; it answers in the order of what it is told.
+    /// Asks the routers what they have counted; each answers in the order of what it is told.
     fn count(&mut self, why: Why) {
         self.orders.questions += 1;
         let question = self.orders.questions;
-        let there = self.router.is_some();
-        self.orders.asked.insert(question, why);
-        self.tell(ToRouter::Count { ticket: question });
-        if !there {
-            self.counted(question, &BTreeMap::new());
+        self.orders.asked.insert(question, (why, Counted::new()));
+        let routers = self.ask(&ToRouter::Count { ticket: question });
+        if self.orders.awaited.ask(question, routers) {
+            self.all_counted(question);
         }
     }
 
@@ -157,24 +172,41 @@ impl Driver {
         }
     }
 
-    /// The router has answered, or, with nothing in `counts`, never will.
-    pub(super) fn counted(&mut self, question: u64, counts: &BTreeMap<UnitName, Counts>) {
+    /// A router has answered.
+    pub(super) fn counted(&mut self, question: u64, router: &Life, counts: BTreeMap<UnitName, Counts>) {
+        if let Some((_, counted)) = self.orders.asked.get_mut(&question) {
+            counted.insert(router.clone(), counts);
+        }
+        if self.orders.awaited.answered(&question, router) {
+            self.all_counted(question);
+        }
+    }
+
+    /// A router that has ended answers no more questions.
+    pub(super) fn uncounted(&mut self, router: &Life) {
+        for question in self.orders.awaited.gone(router) {
+            self.all_counted(question);
+        }
+    }
+
+    /// Every router that lives has answered.
+    fn all_counted(&mut self, question: u64) {
         match self.orders.asked.remove(&question) {
-            Some(Why::Given(ticket)) => {
+            Some((Why::Given(ticket), counted)) => {
                 if let Some(order) = self.orders.open.get_mut(&ticket) {
-                    order.before.clone_from(counts);
+                    order.before = counted;
                 }
             }
-            Some(Why::Reached(ticket, unit)) => {
-                let spans = self.timeline.spans(&unit);
+            Some((Why::Reached(ticket, unit), counted)) => {
+                let (spans, retired) = (self.timeline.spans(&unit), self.retired(&unit));
                 let Some(order) = self.orders.open.get_mut(&ticket) else { return };
-                let before = order.before.get(&unit).copied().unwrap_or_default();
                 let summary = UnitSummary {
-                    counts: counts.get(&unit).copied().unwrap_or_default().since(before),
+                    counts: since(&order.before, &counted, &unit),
                     unit,
                     stop_ms: spans.stop,
                     start_ms: spans.start,
                     gap_ms: spans.gap,
+                    retired,
                 };
                 let _ = order.news.send(OrderNews::Reached(summary.clone()));
                 order.summaries.push(summary);
@@ -182,13 +214,6 @@ impl Driver {
                 self.answer(ticket);
             }
             None => {}
-        }
-    }
-
-    /// A router that has ended answers no more questions.
-    pub(super) fn uncounted(&mut self) {
-        for question in self.orders.asked.keys().copied().collect::<Vec<_>>() {
-            self.counted(question, &BTreeMap::new());
         }
     }
 
@@ -214,5 +239,40 @@ impl Driver {
         };
         // Who asked may have left.
         let _ = news.send(OrderNews::Answer(Answer { units: summaries, ..answer }));
+    }
+}
+
+/// What all routers together have counted of a unit since; one that came meanwhile began with nothing.
+fn since(before: &Counted, now: &Counted, unit: &UnitName) -> Counts {
+    let of = |counted: &Counted, router: &Life| {
+        counted.get(router).and_then(|counts| counts.get(unit)).copied().unwrap_or_default()
+    };
+    let one = |router: &Life| of(now, router).since(of(before, router));
+    now.keys().map(one).fold(Counts::default(), Counts::and)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::wire::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn the_counts_of_all_routers_are_summed_each_since_its_own() {
+        // Mutations, each seen red: sums subtracted as a whole (a router that ended takes its past along), and one
+        // router's counts taken for all.
+        let router = |number| Life { unit: UnitName::router(), incarnation: Incarnation(number) };
+        let counted = |all: &[(u64, u64, u64)]| -> Counted {
+            let one = |(number, parked, longest_ms): &(u64, u64, u64)| {
+                let counts = Counts { parked: *parked, longest_ms: *longest_ms, ..Counts::default() };
+                (router(*number), BTreeMap::from([(UnitName::main(), counts)]))
+            };
+            all.iter().map(one).collect()
+        };
+        let before = counted(&[(1, 100, 0), (2, 10, 0)]);
+        let now = counted(&[(2, 12, 30), (3, 5, 20)]);
+        let all = since(&before, &now, &UnitName::main());
+        assert_eq!((all.parked, all.longest_ms), (7, 30));
+        assert_eq!(since(&before, &now, &UnitName::router()), Counts::default());
     }
 }

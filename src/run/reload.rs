@@ -141,6 +141,26 @@ impl Driver {
         }
     }
 
+    /// Goes on with a change that an earlier supervisor had begun.
+    pub(super) fn resume(&mut self, number: u64) {
+        let all = self.generations.list();
+        let Some(begun) = all.into_iter().find(|generation| generation.number == number) else { return };
+        let asked = Asked::new(format!("{}, taken up again", begun.who), None);
+        let Some(asked) = self.admit(asked) else { return };
+        let text = self.generations.text(number).unwrap_or_default();
+        let name = format!("generation {number}");
+        let document = Document { name: name.clone(), text };
+        let usable = match toml::usable_as(document, &self.config_path, self.credentials.as_ref()) {
+            Ok(usable) => usable,
+            Err(problems) => return asked.refuse(problems.to_string()),
+        };
+        if self.plan_for(&planning::deployment(&usable)).is_ok_and(|plan| plan.is_empty()) {
+            (self.generation, self.in_force, self.unfinished) = (number, number, None);
+            self.settle(number, GenerationResult::Applied, None);
+        }
+        self.consider(asked, name, usable, begun.rollback.then_some(number));
+    }
+
     /// The newest generation that was applied and says something else than what runs.
     fn before(&self) -> Result<u64, String> {
         let all = self.generations.list();
@@ -202,6 +222,13 @@ impl Driver {
             )),
             Some(UnderWay::Applying(applying)) => Some(applying.describe()),
         }
+    }
+
+    /// A sentence for `status` on a change that was begun and is neither under way nor done.
+    pub(super) fn what_is_unfinished(&self) -> Option<String> {
+        self.unfinished.filter(|_| self.under_way.is_none()).map(|number| {
+            format!("generation {number} is not in force as a whole: `synvisor reload` makes everything as the file says")
+        })
     }
 
     fn consider(&mut self, asked: Asked, name: String, usable: Usable, back_to: Option<u64>) {

@@ -14,17 +14,21 @@ use crate::wire::OverallState;
 use crate::wire::StatusReport;
 use crate::wire::UnitReport;
 
+use super::processes::Processes;
+
 /// What the driver knows beside the core.
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) topology: &'a Topology,
-    pub(super) pids: &'a BTreeMap<i32, Life>,
+    pub(super) pids: &'a Processes,
     pub(super) made: &'a BTreeMap<UnitName, Made>,
     /// What of this Synapse the bootstrap does not recognise.
     pub(super) problems: &'a [String],
     /// Why a unit is not ready yet.
     pub(super) troubles: &'a BTreeMap<UnitName, String>,
     pub(super) notes: Vec<String>,
+    /// How often a supervisor took over what another one had left.
+    pub(super) takeovers: u64,
     pub(super) started: bool,
     pub(super) stopping: bool,
     pub(super) now: Time,
@@ -45,6 +49,7 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
+        takeovers: facts.takeovers,
         state,
         listen: facts.config.listen.iter().map(|listen| listen.address.to_string()).collect(),
         notes: facts.notes.iter().cloned().chain(how_made(facts)).collect(),
@@ -53,7 +58,8 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
 }
 
 fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
-    let pid = facts.pids.iter().find(|(_, life)| life.unit == unit.name).map(|(pid, _)| *pid);
+    let present = |life: &Life| life.unit == unit.name && life.incarnation == unit.incarnation;
+    let pid = facts.pids.iter().find(|(_, life)| present(life)).map(|(pid, _)| pid);
     let seconds = |until: Time| until.since(facts.now).div_ceil(1_000);
     let reason = match (unit.state, facts.troubles.get(&unit.name), &unit.reason, unit.retry_at) {
         ("starting", Some(trouble), _, _) => Some(trouble.clone()),

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::path::PathBuf;
@@ -13,6 +15,8 @@ use crate::sys::socket;
 use crate::sys::users::User;
 use crate::topology::Unit;
 use crate::topology::UnitName;
+
+use super::store;
 
 /// A bound socket and where it is.
 #[derive(Debug)]
@@ -28,6 +32,18 @@ pub(super) struct Sockets {
 }
 
 impl Sockets {
+    /// Takes a unit's sockets from what was kept for us, if all of them are there.
+    pub(super) fn take_back(&mut self, kept: &mut BTreeMap<PathBuf, UnixListener>, unit: &Unit) {
+        let paths = [&unit.client_socket, &unit.private_socket].into_iter().flatten();
+        let found: Vec<Held> = paths
+            .clone()
+            .filter_map(|path| Some(Held { path: path.clone(), listener: kept.remove(path)? }))
+            .collect();
+        if found.len() == paths.count() && !found.is_empty() {
+            self.held.insert(unit.name.clone(), found);
+        }
+    }
+
     /// The sockets of a unit, bound now if they are not yet: for clients first, then the private one.
     ///
     /// # Errors
@@ -45,7 +61,9 @@ impl Sockets {
             let mut sockets = Vec::new();
             for (path, mode, owner) in [client, private] {
                 if let Some(path) = path {
-                    sockets.push(Held { path: path.clone(), listener: bind(path, mode, owner)? });
+                    let listener = bind(path, mode, owner)?;
+                    store::keep_socket(&path.to_string_lossy(), &listener);
+                    sockets.push(Held { path: path.clone(), listener });
                 }
             }
             self.held.insert(unit.name.clone(), sockets);
@@ -53,10 +71,15 @@ impl Sockets {
         Ok(self.held.get(&unit.name).map(Vec::as_slice).unwrap_or_default())
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.held.values().flatten().map(|held| held.listener.as_fd())
+    }
+
     /// Closes the sockets of a unit and removes them, so that callers are refused at once.
     pub(super) fn release(&mut self, unit: &UnitName) {
         for Held { path, listener } in self.held.remove(unit).unwrap_or_default() {
             drop(listener);
+            store::drop_socket(&path.to_string_lossy());
             if let Err(error) = layout::remove_socket(&path) {
                 tracing::warn!("{error}");
             }

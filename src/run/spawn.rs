@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
@@ -24,6 +23,7 @@ use crate::supervise::Ending;
 use crate::sys::fs;
 use crate::sys::process;
 use crate::sys::process::Command;
+use crate::sys::process::Waiting;
 use crate::sys::users::User;
 use crate::topology;
 use crate::topology::Role;
@@ -32,6 +32,7 @@ use crate::topology::UnitName;
 
 use super::listeners::Listeners;
 use super::sockets::Held;
+use super::upgrade::Launch;
 
 /// The image that we run, whatever lies at its path by now: supervisor and router always speak the same protocol.
 const OWN_IMAGE: &str = "/proc/self/exe";
@@ -52,11 +53,15 @@ pub(super) struct Surroundings {
     pub(super) users: Users,
     pub(super) venv: Venv,
     pub(super) listeners: Listeners,
-    pub(super) router_control: UnixListener,
     pub(super) fork_server_control: OwnedFd,
-    /// The lock on the state directory: every child holds it too, so that a new supervisor does not start before the
-    /// last process of the old one has ended.
+    /// Where the command line comes in.
+    pub(super) control: OwnedFd,
+    pub(super) launch: Launch,
+    /// Every process holds it that was started for this state directory: a new supervisor knows them by it, and whether
+    /// any is left.
     pub(super) lock: fs::Lock,
+    /// The run of the machine.
+    pub(super) boot: String,
     /// After so many moments of a change the supervisor dies, for tests.
     pub(super) milestones: Option<u64>,
     /// Mechanisms that a test leaves out, to see that they matter.
@@ -104,14 +109,16 @@ struct Program<'a> {
 
 /// Starts the process of a unit by a program of its own; none for a service that is not ours.
 ///
-/// Niceness and environment are those of `image`, if there is one.
+/// Niceness and environment are those of `image`, if there is one; `control` is where a router will be reached.
 pub(super) fn start(
     unit: &Unit,
     image: Option<&Image>,
     config: &Config,
     around: &Surroundings,
-) -> io::Result<Option<i32>> {
+    control: Option<BorrowedFd<'_>>,
+) -> io::Result<Option<Waiting>> {
     let Some(mut program) = program(unit, config, around) else { return Ok(None) };
+    program.descriptors.extend(control);
     // The fork server passes the lock on to each process that it forks, and must not outlive them by it.
     if unit.role != Role::ForkServer {
         program.descriptors.push(around.lock.as_fd());
@@ -130,7 +137,7 @@ pub(super) fn execute(
     config: &Config,
     around: &Surroundings,
     held: &[Held],
-) -> io::Result<i32> {
+) -> io::Result<Waiting> {
     // Its environment is the program's own; arguments are there for everybody to read.
     let process = Process { environment: BTreeMap::new(), ..describe(unit, image, config, around, held) };
     let process = serde_json::to_string(&process)?;
@@ -204,7 +211,7 @@ pub(super) fn execute_trial(
     config: &Config,
     output: &File,
     around: &Surroundings,
-) -> io::Result<i32> {
+) -> io::Result<Waiting> {
     let mut argv = bootstrap(config, &around.layout);
     argv.push("check".to_owned());
     argv.extend(files);
@@ -224,7 +231,7 @@ fn spawn(
     output: &File,
     (nice, own): (u16, &BTreeMap<String, String>),
     around: &Surroundings,
-) -> io::Result<i32> {
+) -> io::Result<Waiting> {
     process::spawn(&Command {
         argv: program.argv,
         name: program.name,
@@ -292,8 +299,8 @@ fn program<'a>(unit: &Unit, config: &Config, around: &'a Surroundings) -> Option
             if around.lacks("router") {
                 argv.push("--without-parking".to_owned());
             }
-            let descriptors = vec![around.router_control.as_fd()];
-            Some(Program { argv, name: Some("synvisor"), user: around.users.router.as_ref(), descriptors })
+            let user = around.users.router.as_ref();
+            Some(Program { argv, name: Some("synvisor"), user, descriptors: Vec::new() })
         }
     }
 }

@@ -1,9 +1,9 @@
 //! From a checked configuration to a running supervisor; nothing is written before everything was looked at.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::host::generations::Generations;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::secrets;
+use crate::host::state;
 use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Deployment;
@@ -28,22 +29,35 @@ use crate::sys::fs::LockError;
 use crate::sys::notify::NotifySocket;
 use crate::sys::packet;
 use crate::sys::process;
-use crate::sys::socket;
 
 use super::Chosen;
 use super::Driver;
 use super::Ended;
+use super::adopt;
+use super::adopt::Survivors;
 use super::births::Births;
 use super::chosen;
+use super::listeners::Bound;
 use super::listeners::Listeners;
 use super::orders::Orders;
 use super::output;
 use super::planning;
 use super::policy;
+use super::processes::Processes;
+use super::routers::Routers;
 use super::signals::Signals;
 use super::sockets::Sockets;
 use super::spawn::Surroundings;
+use super::store;
+use super::store::Kept;
 use super::timeline::Timeline;
+use super::upgrade::Launch;
+
+/// A router that was told to end closes its sockets within milliseconds; this is for one that is stopped.
+const ROUTER_LETS_GO: u64 = 5_000;
+
+/// How long a supervisor that is stopping is waited for, in milliseconds: as long as systemd lets it (TimeoutStopSec=).
+const STOP: u64 = 180_000;
 
 /// Why the supervisor does not run, by what it means for the exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +82,7 @@ pub struct ForTests {
     pub milestones: Option<u64>,
 }
 
-/// Runs the homeserver until it is told to stop.
+/// Runs the homeserver until it is told to stop; `inherited` is what was kept for us, by name.
 ///
 /// # Errors
 /// Whatever keeps it from running, each with its remedy. Until the checks have passed nothing is written.
@@ -76,29 +90,61 @@ pub fn supervise(
     chosen: Chosen,
     config_path: PathBuf,
     credentials: Option<OsString>,
+    inherited: Vec<(String, OwnedFd)>,
+    launch: Launch,
     tests: ForTests,
 ) -> Result<Ended, StartError> {
-    let Chosen { usable, fallen_back } = chosen;
+    let Chosen { mut usable, mut fallen_back } = chosen;
+    let layout = Layout::of(&usable.parsed.config);
+    let boot = adopt::boot().map_err(StartError::Failed)?;
+    // Before the ports: the other supervisor is the better explanation for a port that is taken.
+    drop(only_one(&layout, false)?);
+    let generations = Generations::new(layout.generations());
+    let mut kept = Kept::default();
+    for (name, descriptor) in inherited {
+        kept.add(name, descriptor);
+    }
+    let mut survivors = match Survivors::look(&layout, &boot, &mut kept) {
+        Ok(survivors) => survivors,
+        Err(why) => {
+            tracing::warn!("what an earlier synvisor left is not known: {why}");
+            None
+        }
+    };
+    if let Some(found) = &survivors {
+        match found.usable(&generations, &config_path, credentials.as_ref()) {
+            Ok(theirs) => (usable, fallen_back) = (theirs, None),
+            Err(why) => {
+                tracing::warn!("processes run by a configuration that cannot be used any more: {why}")
+            }
+        }
+        found.copy_sockets(&mut kept);
+    }
     let config = &usable.parsed.config;
     let users = Users::of(config).map_err(StartError::Config)?;
     let venv = venv::inspect(config, users.synapse.as_ref()).map_err(StartError::Config)?;
-    let layout = Layout::of(config);
-    // Before the ports: the other supervisor is the better explanation for a port that is taken.
-    drop(lock(&layout, &users, config, false)?);
     let mut listeners = Listeners::default();
-    let bound = listeners.bind(&config.listen).map_err(StartError::Failed)?;
+    listeners.take_back(&mut kept.tcp, &config.listen);
+    let bound = bind(&listeners, config, survivors.as_mut()).map_err(StartError::Failed)?;
     listeners.take(bound, &config.listen);
 
     layout.make(&users).map_err(failed)?;
-    let Some(lock) = lock(&layout, &users, config, true)? else {
+    let Some(only) = only_one(&layout, true)? else {
         return Err(failed("the lock on the state directory was not made"));
     };
+    let lock = lock(&layout, &users, config, survivors.is_some())?;
     let made =
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
     // Now that every secret is there.
-    let running = planning::deployment(&usable);
-    let generations = Generations::new(layout.generations());
-    let generation = chosen::note(&generations, &usable).map_err(failed)?;
+    let mut running = planning::deployment(&usable);
+    let generation = match &survivors {
+        Some(survivors) => {
+            running = survivors.deployment(running);
+            survivors.generation()
+        }
+        None => chosen::note(&generations, &usable).map_err(failed)?,
+    };
+    state::write_images(&layout, &running.images).map_err(failed)?;
     layout.write(&running.render(), &users).map_err(failed)?;
     layout.write(&forkserver::program(&layout.fork_server_program()), &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
@@ -108,6 +154,7 @@ pub fn supervise(
     if !made.is_empty() {
         tracing::info!("generated {} in {}", made.join(", "), layout.secrets().display());
     }
+    fs::remove(&layout.stopping_mark()).map_err(failed)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let parts = Parts {
         config_path,
@@ -116,7 +163,11 @@ pub fn supervise(
         users,
         layout,
         lock,
+        boot,
         listeners,
+        kept,
+        survivors: survivors.take(),
+        launch,
         tests,
         running,
         text: usable.text,
@@ -124,46 +175,78 @@ pub fn supervise(
         generations,
         generation,
     };
-    runtime.block_on(parts.run())
+    let ended = runtime.block_on(parts.run());
+    drop(only);
+    ended
 }
 
-/// Takes the lock on the state directory. One that only the children of a dead supervisor hold is waited for: they
-/// were told to end when it died.
-fn lock(
-    layout: &Layout,
-    users: &Users,
-    config: &Config,
-    create: bool,
-) -> Result<Option<fs::Lock>, StartError> {
-    let give_up = clock::now().after(config.supervisor.stop_timeout);
-    let mut said = false;
+/// Binds the addresses that nobody kept for us; those that a router of an earlier supervisor holds become free when it is
+/// told to end.
+fn bind(listeners: &Listeners, config: &Config, survivors: Option<&mut Survivors>) -> Result<Bound, String> {
+    let mut bound = listeners.bind(&config.listen);
+    if bound.is_err() && survivors.is_some_and(Survivors::end_router) {
+        let give_up = clock::now().after(ROUTER_LETS_GO);
+        while bound.is_err() && clock::now() < give_up {
+            std::thread::sleep(Duration::from_millis(10));
+            bound = listeners.bind(&config.listen);
+        }
+    }
+    bound
+}
+
+/// Takes the lock that one supervisor holds. One that is stopping is waited for.
+fn only_one(layout: &Layout, create: bool) -> Result<Option<fs::Lock>, StartError> {
+    let give_up = clock::now().after(STOP);
     loop {
-        let holder = match fs::lock(&layout.lock(), create, users.synapse.as_ref()) {
+        let holder = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, create, None) {
             Ok(lock) => return Ok(lock),
             Err(LockError::Held(holder)) => holder,
             Err(LockError::Fs(error)) => return Err(failed(error)),
         };
-        let who = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-        if holder.is_none_or(process::exists) {
+        if !layout.stopping_mark().exists() || clock::now() >= give_up {
+            let who = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             return Err(StartError::Busy(format!(
                 "another synvisor{who} runs on {}\n  \
                  stop it first, or give this one a state_dir of its own in [supervisor]",
                 layout.state.display()
             )));
         }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Takes the lock that every process of ours gets. Processes that hold it and were not taken over are waited for: they
+/// may be about to end.
+fn lock(layout: &Layout, users: &Users, config: &Config, taken_over: bool) -> Result<fs::Lock, StartError> {
+    let give_up = clock::now().after(config.supervisor.stop_timeout);
+    let take = |kind| fs::lock(&layout.lock(), kind, true, users.synapse.as_ref());
+    let mut said = false;
+    while !taken_over {
+        match take(fs::Kind::Exclusive) {
+            Ok(_) => break,
+            Err(LockError::Fs(error)) => return Err(failed(error)),
+            Err(LockError::Held(_)) => {}
+        }
         if clock::now() >= give_up {
+            let pids: Vec<String> = fs::holders(&layout.lock()).iter().map(i32::to_string).collect();
             return Err(StartError::Busy(format!(
-                "processes that an earlier synvisor{who} started on {} still run\n  \
-                 find them with: fuser {}",
+                "processes that an earlier synvisor started on {} still run, and what it noted of them is lost\n  \
+                 end them: kill {}",
                 layout.state.display(),
-                layout.lock().display()
+                pids.join(" ")
             )));
         }
         if !said {
-            tracing::info!("waiting for the processes of an earlier synvisor{who} to end");
+            tracing::info!("waiting for the processes of an earlier synvisor to end");
             said = true;
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+    match take(fs::Kind::Shared) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(failed("the lock on the state directory was not made")),
+        Err(LockError::Fs(error)) => Err(failed(error)),
+        Err(LockError::Held(_)) => Err(failed(format!("another program holds {}", layout.lock().display()))),
     }
 }
 
@@ -175,7 +258,11 @@ struct Parts {
     users: Users,
     layout: Layout,
     lock: fs::Lock,
+    boot: String,
     listeners: Listeners,
+    kept: Kept,
+    survivors: Option<Survivors>,
+    launch: Launch,
     tests: ForTests,
     running: Deployment,
     text: String,
@@ -185,7 +272,7 @@ struct Parts {
 }
 
 impl Parts {
-    async fn run(self) -> Result<Ended, StartError> {
+    async fn run(mut self) -> Result<Ended, StartError> {
         process::become_subreaper().map_err(failed)?;
         // First, so that no child's end is missed.
         let signals = Signals::register().map_err(failed)?;
@@ -194,19 +281,31 @@ impl Parts {
             |path: &Path, error: io::Error| failed(format!("cannot bind {}: {error}", path.display()));
         let path = self.layout.notify_socket();
         let notify = NotifySocket::bind(&path, synapse).map_err(|error| bound(&path, error))?;
-        let path = self.layout.router_socket();
-        let router_control = socket::listen_unix(&path, 0o600, None).map_err(|error| bound(&path, error))?;
         let path = self.layout.fork_server_socket();
         let fork_server_control = packet::listen_packets(&path).map_err(|error| bound(&path, error))?;
         let path = self.layout.control_socket();
-        let control = control::Control::bind(&path).map_err(|error| bound(&path, error))?;
+        let control = match self.kept.unix.remove(&path) {
+            Some(listener) => control::Control::of(listener),
+            None => control::Control::bind(&path),
+        };
+        let control = control.map_err(|error| bound(&path, error))?;
         output::follow(self.layout.logs()).map_err(failed)?;
 
+        let mut sockets = Sockets::default();
+        for unit in self.running.topology.synapse() {
+            sockets.take_back(&mut self.kept.unix, unit);
+        }
+        // What nobody took back is not ours to hold.
+        self.kept = Kept::default();
         let (commands_in, commands) = mpsc::channel(64);
+        let control_copy = control.copy().map_err(failed)?;
+        store::keep_socket("control", &control_copy);
         tokio::spawn(control.serve(self.layout.clone(), commands_in));
         let (news_in, news) = mpsc::unbounded_channel();
         let config = &self.running.config;
-        tracing::info!("{} units of {} start", self.running.topology.units.len(), config.server_name);
+        if self.survivors.is_none() {
+            tracing::info!("{} units of {} start", self.running.topology.units.len(), config.server_name);
+        }
         let driver = Driver {
             core: Supervisor::new(policy(config), clock::now().0 ^ u64::from(std::process::id())),
             notes: self.users.note.iter().cloned().collect(),
@@ -219,28 +318,34 @@ impl Parts {
                 users: self.users,
                 venv: self.venv,
                 listeners: self.listeners,
-                router_control,
                 fork_server_control,
+                control: control_copy,
+                launch: self.launch.clone(),
                 lock: self.lock,
+                boot: self.boot,
                 milestones: self.tests.milestones,
                 without: self.tests.without,
             },
             leaving: BTreeMap::new(),
             generations: self.generations,
             generation: self.generation,
+            in_force: self.generation,
+            unfinished: None,
             under_way: None,
             trials: 0,
             credentials: self.credentials,
             notify,
             news: news_in,
-            pids: BTreeMap::new(),
+            pids: Processes::default(),
+            takeovers: 0,
+            upgrade: None,
+            kept: String::new(),
             probes: BTreeMap::new(),
             troubles: BTreeMap::new(),
-            router: None,
-            draining: BTreeSet::new(),
+            routers: Routers::default(),
             births: Births::default(),
             fork_server_calls: None,
-            sockets: Sockets::default(),
+            sockets,
             timeline: Timeline::default(),
             orders: Orders::default(),
             tickets: 0,
@@ -249,13 +354,16 @@ impl Parts {
             finished: false,
             unreachable: None,
         };
-        let ended = driver.run(signals, news, commands).await;
+        let ended = driver.run(signals, news, commands, self.survivors, self.launch.upgraded).await;
         self.layout.remove_sockets().map_err(failed)?;
         let layout = &self.layout;
         for path in [
+            layout.state_file(),
+            layout.images_file(),
+            layout.stopping_mark(),
+            layout.offers_file(),
             layout.control_socket(),
             layout.notify_socket(),
-            layout.router_socket(),
             layout.fork_server_socket(),
         ] {
             fs::remove(&path).map_err(failed)?;

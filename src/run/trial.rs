@@ -23,7 +23,6 @@ use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::sys::clock;
 use crate::sys::fs;
-use crate::sys::process;
 use crate::topology::UnitName;
 use crate::wire::Incarnation;
 
@@ -149,9 +148,12 @@ impl Driver {
             let arguments = reader.arguments();
             let started =
                 spawn::execute_trial(arguments, &reader.environment, &config, &reader.output, &self.around);
-            if let (Ok(pid), Some(UnderWay::Trial(trial))) = (&started, &mut self.under_way) {
+            let begun = started.and_then(|waiting| {
+                self.pids.insert(waiting.pid(), life.clone())?;
+                waiting.begin()
+            });
+            if let (Ok(()), Some(UnderWay::Trial(trial))) = (begun, &mut self.under_way) {
                 trial.readers.insert(life.clone(), Reader { alone: true, ..reader });
-                self.pids.insert(*pid, life.clone());
                 return;
             }
         }
@@ -187,9 +189,9 @@ impl Driver {
 
     /// Synapse takes too long to read its files: the processes end, which is then heard of as any other end.
     pub(super) fn trial_hangs(&self, trial: &Trial) {
-        for pid in trial.readers.keys().filter_map(|life| self.pid(life)) {
+        for life in trial.readers.keys() {
             // One that is gone already will be reaped.
-            let _ = process::signal(pid, Signal::SIGKILL);
+            let _ = self.pids.signal(life, Signal::SIGKILL);
         }
     }
 }

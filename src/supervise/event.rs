@@ -39,6 +39,8 @@ impl fmt::Display for Life {
 pub enum Exit {
     Code(i32),
     Signal(i32),
+    /// Only its parent learned how, and that was an earlier supervisor.
+    Unknown,
 }
 
 impl fmt::Display for Exit {
@@ -46,6 +48,7 @@ impl fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit status {code}"),
             Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Unknown => f.write_str("it ended, and how is not known"),
         }
     }
 }
@@ -72,6 +75,8 @@ pub struct Spec {
     pub routed: bool,
     /// Whether its listening sockets are held for it while it is away.
     pub inherits: bool,
+    /// Whether a process that is replaced finishes beside its successor, which starts at once: two of them do no harm.
+    pub overlaps: bool,
 }
 
 /// Names an order, so that its answer finds who gave it.
@@ -114,6 +119,8 @@ pub struct Kept {
     pub wanted: bool,
     /// Whether it is configured no more.
     pub leaving: bool,
+    /// Processes that had made room for others and still live.
+    pub retired: Vec<Incarnation>,
 }
 
 /// Shell to core.
@@ -161,6 +168,8 @@ pub enum Outcome {
 pub enum Effect {
     Start(Life),
     Signal(Life, Ending),
+    /// Its successor takes over: it takes nothing new, finishes what it has, and ends by itself.
+    Retire(Life),
     /// Requests may go to it.
     Admit(Life),
     /// It takes no requests: they wait in the router.

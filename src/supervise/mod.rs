@@ -13,6 +13,7 @@ mod backoff;
 mod change;
 mod event;
 mod order;
+mod retired;
 mod unit;
 
 pub use event::Change;
@@ -28,6 +29,7 @@ pub use event::Ticket;
 pub use event::Time;
 pub use event::Verb;
 pub use event::When;
+pub use retired::Retired;
 
 use change::Changing;
 use order::Pending;
@@ -42,6 +44,8 @@ pub struct Policy {
     pub drain_timeout: u64,
     /// From SIGTERM to SIGKILL.
     pub stop_timeout: u64,
+    /// How long a process may finish beside its successor, before SIGTERM.
+    pub retire_timeout: u64,
 }
 
 /// A unit as `status` shows it.
@@ -64,6 +68,8 @@ pub struct UnitStatus {
     pub wanted: bool,
     /// Whether it is on its way out for good.
     pub leaving: bool,
+    /// Processes that finish beside the present one, the oldest first.
+    pub retired: Vec<Retired>,
 }
 
 /// The state machine of all units.
@@ -104,8 +110,11 @@ impl Supervisor {
     pub fn handle(&mut self, input: Input, now: Time) {
         match input {
             Input::Adopt(kept) => {
-                let units = kept.into_iter().map(|kept| (kept.spec.name.clone(), Unit::adopted(kept, now)));
-                self.units.extend(units);
+                for kept in kept {
+                    let name = kept.spec.name.clone();
+                    let unit = Unit::adopted(kept, now, &self.policy, &mut self.effects);
+                    self.units.insert(name, unit);
+                }
             }
             Input::Desire(specs) => self.desire(specs, now),
             Input::Change(ticket, change) => self.change(ticket, change, now),
@@ -157,6 +166,11 @@ impl Supervisor {
         self.units.get(name).filter(|unit| unit.state == State::Ready).map(Unit::life)
     }
 
+    /// Whether a process finishes beside its successor.
+    pub fn is_retired(&self, life: &Life) -> bool {
+        self.units.get(&life.unit).is_some_and(|unit| unit.has_retired(life.incarnation))
+    }
+
     /// Every unit, by name.
     pub fn status(&self) -> Vec<UnitStatus> {
         self.units
@@ -180,6 +194,7 @@ impl Supervisor {
                 },
                 wanted: unit.wanted,
                 leaving: unit.leaving,
+                retired: unit.retired.clone(),
                 waits_for: if unit.state == State::Waiting { self.unmet(unit) } else { Vec::new() },
             })
             .collect()
@@ -262,7 +277,7 @@ impl Supervisor {
         for unit in self.units.values_mut() {
             unit.unlisten(now, &mut self.effects);
         }
-        if self.shutting_down && !self.finished && self.units.values().all(|unit| unit.state == State::Down) {
+        if self.shutting_down && !self.finished && self.units.values().all(Unit::is_gone) {
             self.finished = true;
             self.effects.push_back(Effect::Finished);
         }
@@ -275,7 +290,7 @@ impl Supervisor {
             let Some(unit) = self.units.get(&name) else { continue };
             let before = unit.state;
             if unit.falling() {
-                if !unit.alive() || self.may_fall(unit) {
+                if !unit.alive() && unit.retired.is_empty() || self.may_fall(unit) {
                     self.step_unit(&name, Event::Stop, now);
                 }
             } else if unit.leaving {
@@ -338,8 +353,16 @@ impl Supervisor {
             .collect()
     }
 
-    /// News of a process counts only while that process is its unit's present one.
+    /// News of a process counts only while that process is its unit's present one; of a retired one, its end.
     fn step(&mut self, life: &Life, event: Event, now: Time) {
+        if let Some(unit) = self.units.get_mut(&life.unit)
+            && unit.has_retired(life.incarnation)
+        {
+            if matches!(event, Event::Ended(_)) {
+                unit.retired.retain(|retired| retired.incarnation != life.incarnation);
+            }
+            return;
+        }
         let present = self.units.get(&life.unit).is_some_and(|unit| unit.incarnation == life.incarnation);
         if present {
             self.step_unit(&life.unit, event, now);
@@ -386,35 +409,4 @@ const fn word(state: State) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_was_told_to_end_is_told_again_by_the_next_supervisor() {
-        // Mutation: `ending` not looked at: seen red.
-        let mut core = Supervisor::new(Policy { drain_timeout: 10, stop_timeout: 100 }, 1);
-        let main = UnitName::main();
-        let spec = Spec { name: main.clone(), needs: Vec::new(), stage: 1, routed: true, inherits: true };
-        let incarnation = Incarnation(7);
-        let kept = Kept { spec, incarnation, alive: Some(false), ending: true, wanted: true, leaving: false };
-        core.handle(Input::Adopt(vec![kept]), Time(0));
-        let life = Life { unit: main, incarnation };
-        assert_eq!(core.poll_effect(), Some(Effect::Signal(life, Ending::Terminate)));
-        assert_eq!(core.poll_timeout(), Some(Time(100)));
-    }
-
-    #[test]
-    fn a_new_policy_holds_for_the_next_stop() {
-        // Mutation: set_policy() that does nothing: seen red.
-        let mut core = Supervisor::new(Policy { drain_timeout: 10, stop_timeout: 100 }, 1);
-        let main = UnitName::main();
-        let spec = Spec { name: main.clone(), needs: Vec::new(), stage: 1, routed: true, inherits: true };
-        core.handle(Input::Desire(vec![spec]), Time(0));
-        core.handle(Input::Ready(Life { unit: main.clone(), incarnation: Incarnation(1) }), Time(1));
-        core.set_policy(Policy { drain_timeout: 20, stop_timeout: 200 });
-        core.handle(Input::Order(Ticket(1), Verb::Stop, vec![main]), Time(2));
-        assert_eq!(core.poll_timeout(), Some(Time(22)));
-        core.handle_timeout(Time(22));
-        assert_eq!(core.poll_timeout(), Some(Time(222)));
-    }
-}
+mod tests;

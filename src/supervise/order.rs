@@ -137,7 +137,7 @@ fn reached(name: &UnitName, goal: Goal, unit: Option<&Unit>) -> Result<bool, Str
         };
     };
     match goal {
-        Goal::Down if unit.state == State::Down => Ok(true),
+        Goal::Down if unit.is_gone() => Ok(true),
         Goal::Down if unit.wanted => Err(format!("{name} was started again by a later order")),
         Goal::Down => Ok(false),
         Goal::Ready(at_least) if unit.stillborn >= Some(at_least) => {

@@ -13,6 +13,8 @@ use super::event::Kept;
 use super::event::Life;
 use super::event::Spec;
 use super::event::Time;
+use super::retired;
+use super::retired::Retired;
 
 /// Where a unit is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +101,8 @@ pub(super) struct Unit {
     pub(super) held: bool,
     /// Units that were asked to stop together.
     pub(super) batch: u64,
+    /// Processes that finish beside the present one.
+    pub(super) retired: Vec<Retired>,
     /// Whether its sockets are held.
     bound: bool,
     /// When its last process ended.
@@ -126,15 +130,19 @@ impl Unit {
             restarts: 0,
             held: false,
             batch: 0,
+            retired: Vec::new(),
             bound: false,
             ended: now,
             backoff: Backoff::default(),
         }
     }
 
-    /// One that an earlier supervisor had; a process that it had told to end is told once more.
-    pub(super) fn adopted(kept: Kept, now: Time) -> Self {
-        let Kept { spec, incarnation, alive, ending, wanted, leaving } = kept;
+    /// One that an earlier supervisor had; a process that it had told to end, or to finish, is told once more.
+    pub(super) fn adopted(kept: Kept, now: Time, policy: &Policy, effects: &mut VecDeque<Effect>) -> Self {
+        let Kept { spec, incarnation, alive, ending, wanted, leaving, retired } = kept;
+        let retire =
+            |incarnation| Retired::new(Life { unit: spec.name.clone(), incarnation }, now, policy, effects);
+        let retired = retired.into_iter().map(retire).collect();
         let state = match alive {
             Some(true) => State::Ready,
             Some(false) => State::Starting,
@@ -145,6 +153,7 @@ impl Unit {
             incarnation,
             wanted,
             leaving,
+            retired,
             replace: ending && alive.is_some(),
             ever_ready: alive == Some(true),
             bound: spec.inherits && alive.is_some(),
@@ -159,6 +168,27 @@ impl Unit {
     /// Whether the unit must come down before anything else can happen to it.
     pub(super) fn falling(&self) -> bool {
         (!self.wanted || self.replace) && self.state != State::Down
+            || !self.stays() && !self.retired.is_empty()
+    }
+
+    /// Whether it is to have a process from now on; a late order may want one of a unit that leaves.
+    const fn stays(&self) -> bool {
+        self.wanted && !self.leaving
+    }
+
+    /// Whether no process of it is left.
+    pub(super) fn is_gone(&self) -> bool {
+        self.state == State::Down && self.retired.is_empty()
+    }
+
+    /// Whether its present process finishes beside the next one.
+    fn hands_over(&self) -> bool {
+        self.spec.overlaps && self.stays() && self.replace
+    }
+
+    /// Whether this is one of its retired processes.
+    pub(super) fn has_retired(&self, incarnation: Incarnation) -> bool {
+        self.retired.iter().any(|retired| retired.incarnation == incarnation)
     }
 
     pub(super) const fn alive(&self) -> bool {
@@ -192,7 +222,8 @@ impl Unit {
             | State::Ready
             | State::Killing => None,
         };
-        state.into_iter().chain(self.unlisten_at()).min()
+        let retired = self.retired.iter().filter_map(Retired::deadline);
+        state.into_iter().chain(self.unlisten_at()).chain(retired).min()
     }
 
     /// When its sockets are to be closed, if they are held.
@@ -236,7 +267,14 @@ impl Unit {
         jitter: u64,
         effects: &mut VecDeque<Effect>,
     ) {
+        self.step_retired(&event, now, policy, effects);
         let next = match (self.state, event) {
+            (State::Starting | State::Ready, Event::Stop) if self.hands_over() => {
+                self.withdraw(effects);
+                self.retired.push(Retired::new(self.life(), now, policy, effects));
+                State::Down
+            }
+
             (State::Down, Event::Go) => self.start(effects),
             (
                 State::Down,
@@ -332,6 +370,19 @@ impl Unit {
         }
         if self.state == State::Down {
             self.replace = false;
+        }
+    }
+
+    fn step_retired(&mut self, event: &Event, now: Time, policy: &Policy, effects: &mut VecDeque<Effect>) {
+        let event = match event {
+            // What is only replaced leaves those alone that were replaced before.
+            Event::Stop if self.stays() => return,
+            Event::Stop => retired::Event::Stop,
+            Event::Tick => retired::Event::Tick,
+            Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release => return,
+        };
+        for retired in &mut self.retired {
+            retired.step(&self.spec.name, event, now, policy, effects);
         }
     }
 

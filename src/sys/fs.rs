@@ -88,23 +88,35 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32, owner: Option<&User>) -> Re
     if File::open(path).and_then(|mut file| same(&mut file)).unwrap_or(false) {
         return Ok(false);
     }
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let temporary = path.with_file_name(name);
     let write = || -> io::Result<()> {
-        let _ = std::fs::remove_file(&temporary);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
+        let (temporary, file) = beside(path, bytes, mode)?;
         if let Some(user) = owner {
             std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
         }
-        file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
         File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
     };
     write().map_err(at("write", path))?;
     Ok(true)
+}
+
+/// The same for a file of our own that need not outlive the machine's run: nothing waits for the disk.
+pub fn replace_fleeting(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    let write = || std::fs::rename(beside(path, bytes, 0o600)?.0, path);
+    write().map_err(at("write", path))
+}
+
+/// A new file that is to take the place of the one at `path`.
+fn beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(PathBuf, File)> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let temporary = path.with_file_name(name);
+    let _ = std::fs::remove_file(&temporary);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    Ok((temporary, file))
 }
 
 /// Makes a directory, and those above it, unless it exists; in either case gives it this mode and owner.
@@ -139,12 +151,20 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
 
 /// Removes the files of a directory, which must not be a symbolic link.
 pub fn clear(path: &Path) -> Result<(), FsError> {
+    clear_of(path, |_| true)
+}
+
+/// Removes those files of a directory whose name this says; it must not be a symbolic link.
+pub fn clear_of(path: &Path, which: impl Fn(&str) -> bool) -> Result<(), FsError> {
     let clear = || -> io::Result<()> {
         let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
         let directory = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
         // By way of what was opened, whatever lies at the path by now.
         for entry in std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
-            unlinkat(&directory, entry?.file_name().as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            let name = entry?.file_name();
+            if which(&name.to_string_lossy()) {
+                unlinkat(&directory, name.as_os_str(), UnlinkatFlags::NoRemoveDir)?;
+            }
         }
         Ok(())
     };
@@ -222,6 +242,15 @@ impl AsFd for Lock {
     }
 }
 
+/// How many may hold a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One, whose pid the file then says.
+    Exclusive,
+    /// Any number.
+    Shared,
+}
+
 /// Why a lock was not had.
 #[derive(Debug)]
 pub enum LockError {
@@ -230,8 +259,8 @@ pub enum LockError {
     Fs(FsError),
 }
 
-/// Takes the lock at `path` and writes our pid into it; with `create` false a missing file is no lock.
-pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
+/// Takes the lock at `path`; with `create` false a missing file is no lock.
+pub fn lock(path: &Path, kind: Kind, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(create).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
     let file = match options.open(path) {
@@ -239,7 +268,11 @@ pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lo
         Err(error) if !create && error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(LockError::Fs(at("open", path)(error))),
     };
-    let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+    let how = match kind {
+        Kind::Exclusive => FlockArg::LockExclusiveNonblock,
+        Kind::Shared => FlockArg::LockSharedNonblock,
+    };
+    let mut file = match Flock::lock(file, how) {
         Ok(file) => file,
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
             let mut pid = String::new();
@@ -253,10 +286,30 @@ pub fn lock(path: &Path, create: bool, owner: Option<&User>) -> Result<Option<Lo
             std::os::unix::fs::fchown(&*file, Some(user.uid), Some(user.gid))?;
         }
         file.set_len(0)?;
-        write!(file, "{}", std::process::id())
+        if kind == Kind::Exclusive {
+            write!(file, "{}", std::process::id())?;
+        }
+        Ok(())
     };
-    write().map_err(|error| LockError::Fs(at("write", path)(error)))?;
+    if create {
+        write().map_err(|error| LockError::Fs(at("write", path)(error)))?;
+    }
     Ok(Some(Lock { file }))
+}
+
+/// Every process that has this file open; those of other users are seen by root alone.
+pub fn holders(path: &Path) -> Vec<i32> {
+    let Ok(file) = std::fs::metadata(path) else { return Vec::new() };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| has_open(*pid, &file) == Some(true)).collect()
+}
+
+/// Whether a process has the file open; none where the kernel does not let us see.
+pub fn has_open(pid: i32, file: &std::fs::Metadata) -> Option<bool> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let same = |to: std::fs::Metadata| (to.dev(), to.ino()) == (file.dev(), file.ino());
+    Some(descriptors.flatten().any(|descriptor| std::fs::metadata(descriptor.path()).is_ok_and(same)))
 }
 
 #[cfg(test)]
@@ -278,14 +331,23 @@ mod tests {
 
     #[test]
     fn a_lock_is_held_once_and_names_its_holder() {
+        // Mutation: shared ones taken as exclusive: seen red.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        assert!(lock(&path, false, None).unwrap().is_none());
-        let held = lock(&path, true, None).unwrap();
-        let second = lock(&path, true, None);
-        assert!(matches!(second, Err(LockError::Held(Some(pid))) if pid == std::process::id()));
+        let own = std::process::id();
+        assert!(lock(&path, Kind::Exclusive, false, None).unwrap().is_none());
+        let held = lock(&path, Kind::Exclusive, true, None).unwrap();
+        for kind in [Kind::Exclusive, Kind::Shared] {
+            let second = lock(&path, kind, true, None);
+            assert!(matches!(second, Err(LockError::Held(Some(pid))) if pid == own));
+        }
+        assert_eq!(holders(&path), [own.cast_signed()]);
         drop(held);
-        assert!(lock(&path, false, None).unwrap().is_some());
+        assert_eq!(holders(&path), [0; 0]);
+        let many = [Kind::Shared; 2].map(|kind| lock(&path, kind, true, None).unwrap().unwrap());
+        assert!(matches!(lock(&path, Kind::Exclusive, true, None), Err(LockError::Held(None))));
+        drop(many);
+        assert!(lock(&path, Kind::Exclusive, false, None).unwrap().is_some());
     }
 
     #[test]
@@ -319,7 +381,7 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(target.join("file"), &link).unwrap();
         append(&link, Some(&me)).unwrap_err();
-        assert!(matches!(lock(&link, true, Some(&me)), Err(LockError::Fs(_))));
+        assert!(matches!(lock(&link, Kind::Shared, true, Some(&me)), Err(LockError::Fs(_))));
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "nothing was made through the link");
     }
 }

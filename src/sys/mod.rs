@@ -5,6 +5,7 @@ pub mod fs;
 pub mod lines;
 pub mod notify;
 pub mod packet;
+pub mod pidfd;
 pub mod process;
 pub mod socket;
 pub mod users;

@@ -3,7 +3,9 @@
 //! The supervisor reaps for itself: the waiting of `std::process` and of tokio would race with it.
 #![expect(unsafe_code, reason = "fork, exec and what must happen between them have no safe interface")]
 
+use std::convert::Infallible;
 use std::ffi::CString;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::io::Read;
@@ -49,39 +51,84 @@ pub struct Command<'a> {
     pub umask: u32,
 }
 
-/// Starts a process in a session of its own, which is told to end (SIGTERM) when this process dies.
+/// A process that exists and waits for the word to begin: until then it can be noted, so that whoever comes after us
+/// knows of it. Dropped, or with this process gone, it ends by itself.
+#[derive(Debug)]
+pub struct Waiting {
+    pid: i32,
+    program: String,
+    go: OwnedFd,
+    errors: File,
+}
+
+/// Makes a process in a session of its own that waits for the word to begin.
 ///
 /// # Errors
-/// What made fork, exec, or a step between them fail, with the step's name.
-pub fn spawn(command: &Command<'_>) -> io::Result<i32> {
+/// When there can be no more processes or descriptors.
+pub fn spawn(command: &Command<'_>) -> io::Result<Waiting> {
     let prepared = Prepared::of(command)?;
-    let (mut errors, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC).map(|(r, w)| (File::from(r), w))?;
+    let (errors, report) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let (waits, go) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     // Out of the way of the numbers that the child's own descriptors will take.
     let above = i32::try_from(MOST_DESCRIPTORS + 3).map_err(io::Error::other)?;
     let report = duplicate_above(report, above)?;
     // SAFETY: the child calls nothing but async-signal-safe functions on memory that was prepared before the fork.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Child => {
+            wait_for_word(waits.as_raw_fd(), go.as_raw_fd());
             let (step, errno) = prepared.exec();
             prepared.fail(report.as_raw_fd(), step, errno)
         }
         ForkResult::Parent { child } => {
-            drop(report);
-            let mut told = Vec::new();
-            // The pipe closes when exec succeeds.
-            errors.read_to_end(&mut told)?;
-            match told[..] {
-                [] => Ok(child.as_raw()),
-                [step, a, b, c, d, ..] => {
-                    let _ = waitpid(child, None);
-                    let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
-                    let step = STEPS.get(usize::from(step)).copied().unwrap_or("start");
-                    let program = command.argv.first().map_or("", String::as_str);
-                    Err(io::Error::new(error.kind(), format!("cannot {step} for {program}: {error}")))
-                }
-                [..] => Err(io::Error::other("the child died before exec")),
+            let program = command.argv.first().cloned().unwrap_or_default();
+            Ok(Waiting { pid: child.as_raw(), program, go, errors: File::from(errors) })
+        }
+    }
+}
+
+/// In the child: returns when the parent says so, and ends the process if the parent is gone.
+fn wait_for_word(waits: RawFd, go: RawFd) {
+    let mut byte = 0_u8;
+    // SAFETY: plain system calls on descriptors that the child owns.
+    unsafe {
+        // Our own copy would keep the pipe open for ever.
+        libc::close(go);
+        loop {
+            match libc::read(waits, (&raw mut byte).cast(), 1) {
+                1 => return,
+                -1 if Errno::last() == Errno::EINTR => {}
+                _ => libc::_exit(127),
             }
         }
+    }
+}
+
+impl Waiting {
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Lets it begin.
+    ///
+    /// # Errors
+    /// What made exec, or a step before it, fail, with the step's name; then the process has been reaped.
+    pub fn begin(self) -> io::Result<()> {
+        let Self { pid, program, go, mut errors } = self;
+        nix::unistd::write(&go, b"g")?;
+        let mut told = Vec::new();
+        // The pipe closes when exec succeeds.
+        errors.read_to_end(&mut told)?;
+        let [step, a, b, c, d, ..] = told[..] else {
+            return if told.is_empty() {
+                Ok(())
+            } else {
+                Err(io::Error::other("the child died before exec"))
+            };
+        };
+        let _ = waitpid(Pid::from_raw(pid), None);
+        let error = io::Error::from_raw_os_error(i32::from_ne_bytes([a, b, c, d]));
+        let step = STEPS.get(usize::from(step)).copied().unwrap_or("start");
+        Err(io::Error::new(error.kind(), format!("cannot {step} for {program}: {error}")))
     }
 }
 
@@ -92,13 +139,12 @@ fn duplicate_above(descriptor: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
 }
 
 /// What can fail between fork and exec; the child reports an index into it.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 7] = [
     "arrange descriptors",
     "forbid core dumps",
     "change user",
     "change directory",
     "drop capabilities",
-    "tie its life to ours",
     "exec",
     "set its priority",
 ];
@@ -116,7 +162,6 @@ struct Prepared {
     user: Option<(u32, u32)>,
     umask: u32,
     nice: i32,
-    parent: i32,
 }
 
 impl Prepared {
@@ -146,7 +191,6 @@ impl Prepared {
             user: command.user.map(|user| (user.uid, user.gid)),
             umask: command.umask,
             nice: command.nice.into(),
-            parent: nix::unistd::getpid().as_raw(),
         })
     }
 
@@ -184,7 +228,7 @@ impl Prepared {
             if libc::getpriority(libc::PRIO_PROCESS, 0) < self.nice
                 && libc::setpriority(libc::PRIO_PROCESS, 0, self.nice) < 0
             {
-                return (7, Errno::last_raw());
+                return (6, Errno::last_raw());
             }
             if libc::chdir(self.directory.as_ptr()) < 0 {
                 return (3, Errno::last_raw());
@@ -194,20 +238,12 @@ impl Prepared {
                 return (4, Errno::last_raw());
             }
             libc::umask(self.umask);
-            // After the change of user, which clears it.
-            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM) < 0 {
-                return (5, Errno::last_raw());
-            }
-            // A parent that was gone before the call above sends nothing any more.
-            if libc::getppid() != self.parent {
-                libc::_exit(127);
-            }
             libc::execve(
                 self.program.as_ptr(),
                 self.argv_pointers.as_ptr(),
                 self.environment_pointers.as_ptr(),
             );
-            (6, Errno::last_raw())
+            (5, Errno::last_raw())
         }
     }
 
@@ -246,6 +282,51 @@ impl Prepared {
     }
 }
 
+/// Becomes another program, which finds the numbers of these descriptors behind `option`; returns only when that cannot be.
+pub fn become_program(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+    option: &str,
+    descriptors: Vec<OwnedFd>,
+) -> io::Error {
+    let become_it = || -> io::Result<Infallible> {
+        let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::other);
+        let path = text(program.as_os_str().as_encoded_bytes())?;
+        let mut argv = vec![path.clone()];
+        for argument in arguments {
+            argv.push(text(argument.as_encoded_bytes())?);
+        }
+        for descriptor in &descriptors {
+            nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+            argv.push(text(format!("{option}={}", descriptor.as_raw_fd()).as_bytes())?);
+        }
+        let pair = |(name, value): &(OsString, OsString)| {
+            text(&[name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat())
+        };
+        let environment = environment.iter().map(pair).collect::<io::Result<Vec<_>>>()?;
+        Ok(nix::unistd::execve(&path, &argv, &environment)?)
+    };
+    // What could not be passed on is closed with `descriptors`, which are copies.
+    match become_it() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// Takes over a descriptor that the program before us passed on to us, once.
+///
+/// # Errors
+/// When it is not open.
+pub fn passed_on(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: only asks about the number; a number that is not open gives an error.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and was left open for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// More listeners than this in one process are refused rather than allocated for after fork.
 const MOST_DESCRIPTORS: usize = 256;
 
@@ -255,16 +336,7 @@ const MOST_DESCRIPTORS: usize = 256;
 /// When one of them is not open.
 pub fn inherited(count: usize) -> io::Result<Vec<OwnedFd>> {
     let numbers = (3..).take(count);
-    numbers
-        .map(|number: RawFd| {
-            // SAFETY: only asks about the number; a number that is not open gives an error.
-            if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            // SAFETY: it is open, and nothing of this young process has opened descriptors of its own there.
-            Ok(unsafe { OwnedFd::from_raw_fd(number) })
-        })
-        .collect()
+    numbers.map(passed_on).collect()
 }
 
 /// Makes this process the parent of orphaned descendants, so that it learns of their end.
@@ -332,7 +404,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let output = super::super::fs::append(&path, None).unwrap();
-        let pid = spawn(&Command {
+        let waiting = spawn(&Command {
             argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
             name: None,
             environment: vec![("GREETING".to_owned(), "hello".to_owned())],
@@ -344,6 +416,8 @@ mod tests {
             umask: 0o027,
         })
         .unwrap();
+        let pid = waiting.pid();
+        waiting.begin().unwrap();
         let exit = ended(waitpid(Pid::from_raw(pid), None).unwrap()).unwrap().1;
         (exit, super::super::fs::read(&path).unwrap())
     }
@@ -394,9 +468,44 @@ mod tests {
             nice: 0,
             umask: 0o077,
         })
+        .unwrap()
+        .begin()
         .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(error.to_string().contains("cannot exec for /nowhere/python"), "{error}");
+    }
+
+    #[test]
+    fn a_process_begins_only_when_it_is_told_to() {
+        // Mutations, each seen red: exec without the word; its own end of the pipe kept open.
+        let dir = tempfile::tempdir().unwrap();
+        let begun = dir.path().join("begun");
+        let output = File::open("/dev/null").unwrap();
+        let waiting = || {
+            spawn(&Command {
+                argv: vec!["/bin/touch".to_owned(), begun.to_str().unwrap().to_owned()],
+                name: None,
+                environment: vec![],
+                directory: Path::new("/"),
+                output: &output,
+                descriptors: vec![],
+                user: None,
+                nice: 0,
+                umask: 0o077,
+            })
+            .unwrap()
+        };
+        let exit = |pid| ended(waitpid(Pid::from_raw(pid), None).unwrap()).unwrap().1;
+        let one = waiting();
+        let pid = one.pid();
+        drop(one);
+        assert_eq!(exit(pid), Exit::Code(127));
+        assert!(!begun.exists());
+        let another = waiting();
+        let pid = another.pid();
+        another.begin().unwrap();
+        assert_eq!(exit(pid), Exit::Code(0));
+        assert!(begun.exists());
     }
 
     #[test]

@@ -4,9 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::path::PathBuf;
 
+use nix::sys::socket::SockaddrStorage;
+use nix::sys::socket::UnixAddr;
+use nix::sys::socket::getsockname;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt;
 use nix::sys::stat::Mode;
@@ -53,4 +59,28 @@ pub(super) fn bound<T>(
 pub fn peer(socket: &impl AsFd) -> io::Result<(u32, u32)> {
     let credentials = getsockopt(socket, sockopt::PeerCredentials)?;
     Ok((credentials.uid(), credentials.gid()))
+}
+
+/// A socket that connections come in by, and where.
+#[derive(Debug)]
+pub enum Listening {
+    Tcp(SocketAddr, TcpListener),
+    Unix(PathBuf, UnixListener),
+}
+
+/// What listens behind a descriptor, or the descriptor if nothing does that has an address.
+pub fn listening(descriptor: OwnedFd) -> Result<Listening, OwnedFd> {
+    if !getsockopt(&descriptor, sockopt::AcceptConn).unwrap_or(false) {
+        return Err(descriptor);
+    }
+    let Ok(address) = getsockname::<SockaddrStorage>(descriptor.as_raw_fd()) else { return Err(descriptor) };
+    if let Some(path) = address.as_unix_addr().and_then(UnixAddr::path) {
+        let path = path.to_owned();
+        return Ok(Listening::Unix(path, UnixListener::from(descriptor)));
+    }
+    let listener = TcpListener::from(descriptor);
+    match listener.local_addr() {
+        Ok(address) => Ok(Listening::Tcp(address, listener)),
+        Err(_) => Err(listener.into()),
+    }
 }

@@ -352,5 +352,5 @@ def test_the_router_cannot_reach_what_is_not_for_it() -> None:
         for path in closed:
             assert path.exists()
             assert not may("-r", path), path
-        for name in ("control.sock", "notify.sock", "router.sock"):
+        for name in ("control.sock", "notify.sock", "router-1.sock"):
             assert not may("-w", home.run / name), name

@@ -213,20 +213,24 @@ os.kill(os.getpid(), 9)
 """
 
 
-# Mutation: die_with_parent() left out in server and child: seen red.
-def test_server_and_children_end_with_the_supervisor() -> None:
+# Mutation: die_with_parent() left out in the server: seen red.
+def test_server_and_who_has_not_begun_end_with_the_supervisor() -> None:
     done = subprocess.run(
         [interpreter(), "-c", PARENT, json.dumps(sys.path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    *pids, directory = json.loads(done.stdout)
+    server, begun, waiting, directory = json.loads(done.stdout)
 
     def gone(pid: int) -> int:
         return wait_for(f"the end of {pid}", lambda: os.waitpid(pid, os.WNOHANG)[0] or None)
 
     try:
-        assert [gone(pid) for pid in pids] == pids
+        assert [gone(server), gone(waiting)] == [server, waiting]
+        # The next supervisor takes it over.
+        assert os.waitpid(begun, os.WNOHANG) == (0, 0)
     finally:
+        os.kill(begun, signal.SIGKILL)
+        gone(begun)
         shutil.rmtree(directory)
 
 

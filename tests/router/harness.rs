@@ -61,6 +61,17 @@ impl Harness {
     }
 
     pub(crate) fn of(workers: &str, parking: Parking, without_parking: bool) -> Self {
+        Self::that_ends(workers, parking, without_parking, PATIENCE, PATIENCE)
+    }
+
+    /// One with these limits at its end: for requests when it stops, for idle connections when it is retired.
+    pub(crate) fn that_ends(
+        workers: &str,
+        parking: Parking,
+        without_parking: bool,
+        drain_timeout: Duration,
+        farewell: Duration,
+    ) -> Self {
         // Compiling the rules takes seconds in a debug build; no time-out of a test is to run meanwhile.
         let _ = synvisor::route::Rules::get();
         let directory = tempfile::tempdir().unwrap();
@@ -75,7 +86,8 @@ impl Harness {
         let setup = RouterSetup {
             control,
             allowed_uids: vec![nix::unistd::geteuid().as_raw()],
-            drain_timeout: PATIENCE,
+            drain_timeout,
+            farewell,
             parking,
             without_parking,
         };

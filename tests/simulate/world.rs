@@ -19,7 +19,8 @@ impl Random {
 
 pub(crate) fn spec(name: &str, needs: &[(&str, When)], stage: u8, routed: bool) -> Spec {
     let needs = needs.iter().map(|(name, when)| (UnitName::new(*name), *when)).collect();
-    Spec { name: UnitName::new(name), needs, stage, routed, inherits: (1..3).contains(&stage) }
+    let overlaps = matches!(name, "router" | "edge");
+    Spec { name: UnitName::new(name), needs, stage, routed, inherits: (1..3).contains(&stage), overlaps }
 }
 
 pub(crate) fn specs(workers: u64) -> Vec<Spec> {
@@ -30,6 +31,10 @@ pub(crate) fn specs(workers: u64) -> Vec<Spec> {
     for index in 1..=workers {
         let needs = [services[0], services[1], ("main", When::ReadyOnce)];
         all.push(spec(&format!("generic-{index}"), &needs, 2, index != 1));
+    }
+    if workers > 2 {
+        // One more that overlaps, and that needs others, comes and goes.
+        all.push(spec("edge", &services, 3, false));
     }
     all.push(spec("router", &[], 3, false));
     all
@@ -61,6 +66,10 @@ pub(crate) struct World {
     pub(crate) now: Time,
     pub(crate) faults: bool,
     pub(crate) processes: BTreeMap<Life, Process>,
+    /// Who lives beside its successor, or waits for one, and when it is to be told to end.
+    pub(crate) retired: BTreeMap<Life, Time>,
+    /// Orders to stop.
+    pub(crate) stops: BTreeSet<Ticket>,
     /// Whoever was started, ever.
     pub(crate) lived: BTreeSet<Life>,
     pub(crate) said_ready: BTreeSet<Life>,
@@ -93,6 +102,8 @@ pub(crate) struct World {
     /// A unit whose every process ends at once, before READY or right after it.
     pub(crate) cursed: Option<(UnitName, bool)>,
     pub(crate) shutting_down: bool,
+    /// Whether a new supervisor takes over at this moment.
+    pub(crate) adopting: bool,
     pub(crate) transcript: String,
 }
 
@@ -106,6 +117,8 @@ impl World {
             now: Time(0),
             faults: true,
             processes: BTreeMap::new(),
+            retired: BTreeMap::new(),
+            stops: BTreeSet::new(),
             lived: BTreeSet::new(),
             said_ready: BTreeSet::new(),
             ever_ready: BTreeSet::new(),
@@ -129,6 +142,7 @@ impl World {
             finished: 0,
             cursed: None,
             shutting_down: false,
+            adopting: false,
             transcript: String::new(),
         }
     }
@@ -149,9 +163,11 @@ impl World {
                 }
                 self.draining.remove(life);
                 // Only news of the process that the core has in mind may change what it thinks.
-                self.core_thinks_ready.remove(&life.unit);
+                if self.retired.remove(life).is_none() {
+                    self.core_thinks_ready.remove(&life.unit);
+                }
             }
-            Input::Ready(life) if self.processes.contains_key(life) => {
+            Input::Ready(life) if self.processes.contains_key(life) && !self.retired.contains_key(life) => {
                 self.ever_ready.insert(life.unit.clone());
                 self.core_thinks_ready.insert(life.unit.clone());
                 if let Some(change) = self.change.as_mut().filter(|change| !change.before.contains(life)) {
@@ -187,6 +203,7 @@ impl World {
             match effect {
                 Effect::Start(life) => self.start(life),
                 Effect::Signal(life, ending) => self.signal(&life, ending),
+                Effect::Retire(life) => self.retire(life),
                 Effect::Admit(life) => {
                     assert!(self.said_ready.contains(&life), "{life} routed before it said READY");
                     self.routed.insert(life.unit.clone(), life);
@@ -205,11 +222,14 @@ impl World {
                 }
                 Effect::Unlisten(unit) => {
                     assert!(self.bound.remove(&unit).is_some(), "{unit} has no sockets to close");
-                    let lives = self.processes.keys().find(|life| life.unit == unit);
+                    let lives = self.present(&unit);
                     assert!(lives.is_none(), "the sockets of {} closed", lives.unwrap());
                 }
                 Effect::Reached(ticket, unit) => {
                     assert!(self.open.contains(&ticket), "{ticket:?} goes on after its answer");
+                    let lives = self.processes.keys().find(|life| life.unit == unit);
+                    let stopped = lives.is_none() || !self.stops.contains(&ticket);
+                    assert!(stopped, "{} lives though it was stopped", lives.unwrap());
                     if let Some(ahead) = self.ahead.get_mut(&ticket) {
                         ahead.retain(|other| *other != unit);
                     }
@@ -226,11 +246,16 @@ impl World {
                 Effect::AllDown(ticket) => {
                     let change = self.change.as_mut().filter(|change| change.ticket == ticket).unwrap();
                     assert!(!std::mem::replace(&mut change.all_down, true), "{ticket:?} is down twice");
-                    let left = change.before.iter().find(|old| self.processes.contains_key(old));
+                    let lives =
+                        |life: &&Life| self.processes.contains_key(life) && !self.retired.contains_key(life);
+                    let left = change.before.iter().find(lives);
                     assert!(left.is_none(), "{} lives while its files are replaced", left.unwrap());
                 }
                 Effect::Forget(unit) => {
                     assert!(!self.processes.keys().any(|life| life.unit == unit), "{unit} forgotten alive");
+                    // An order passes over who is not there any more, unless it is back by then.
+                    self.rolling.remove(&unit);
+                    self.ahead.values_mut().for_each(|ahead| ahead.retain(|other| *other != unit));
                     self.ever_ready.remove(&unit);
                     self.stopped.remove(&unit);
                     self.bound.remove(&unit);
@@ -241,6 +266,11 @@ impl World {
                 }
             }
         }
+        for (life, until) in &self.retired {
+            // A moment passes between SIGKILL and the news of the end.
+            let late = self.now.since(until.after(POLICY.stop_timeout));
+            assert!(late <= 50, "{life} outlives its limits by {late} ms");
+        }
         for life in self.routed.values() {
             assert!(self.processes.contains_key(life), "{life} routed though dead");
         }
@@ -250,11 +280,29 @@ impl World {
         }
     }
 
+    /// The process of a unit that is not retired.
+    pub(crate) fn present(&self, unit: &UnitName) -> Option<&Life> {
+        self.processes.keys().find(|life| life.unit == *unit && !self.retired.contains_key(life))
+    }
+
+    pub(crate) fn retire(&mut self, life: Life) {
+        assert!(self.processes.contains_key(&life), "{life} retired though its end is known");
+        let overlaps = matches!(life.unit.as_str(), "router" | "edge");
+        assert!(overlaps, "{life} retired though two of its unit do harm");
+        let stopped = self.stopped.contains(&life.unit) || self.shutting_down;
+        assert!(!stopped || self.adopting, "{life} is not let go though its unit is stopped");
+        self.watch_turn(&life.unit);
+        self.core_thinks_ready.remove(&life.unit);
+        let until = self.now.after(POLICY.retire_timeout);
+        assert!(self.retired.insert(life.clone(), until).is_none(), "{life} retired twice");
+    }
+
     /// A rolling order takes a unit down only when all before it are done.
     pub(crate) fn watch_turn(&self, unit: &UnitName) {
         let turn = self.ahead.values().any(|ahead| ahead.first() == Some(unit));
         let change = self.change.as_ref().map(|change| &change.before);
-        let changes = change.is_some_and(|before| before.iter().any(|life| life.unit == *unit));
+        let leaves = !self.specs.iter().any(|spec| spec.name == *unit);
+        let changes = leaves || change.is_some_and(|before| before.iter().any(|life| life.unit == *unit));
         let ordered =
             changes || !self.rolling.contains(unit) || self.stopped.contains(unit) || self.shutting_down;
         assert!(turn || ordered, "{unit} goes down before it was its turn");
@@ -270,7 +318,7 @@ impl World {
     }
 
     pub(crate) fn start(&mut self, life: Life) {
-        let lives = self.processes.keys().find(|other| other.unit == life.unit);
+        let lives = self.present(&life.unit);
         assert!(lives.is_none(), "{life} started while {} lives", lives.unwrap());
         assert!(!self.routed.contains_key(&life.unit), "{life} started while its unit is routed");
         assert!(!self.shutting_down, "{life} started after shutdown");
@@ -344,8 +392,16 @@ impl World {
         let process = self.processes.get(life);
         assert!(process.is_some(), "{life} signalled though its end is known");
         assert_ne!(self.routed.get(&life.unit), Some(life), "{life} signalled while routed");
+        if let Some(until) = self.retired.get(life) {
+            let due = self.now >= *until || self.shutting_down || self.stopped.contains(&life.unit);
+            let leaves = !self.specs.iter().any(|spec| spec.name == life.unit);
+            assert!(due || leaves || ending == Ending::Kill, "{life} is not let finish");
+        }
         // One that was not ready yet has nobody whom it could still help.
-        if self.core_thinks_ready.remove(&life.unit) && ending == Ending::Terminate {
+        if !self.retired.contains_key(life)
+            && self.core_thinks_ready.remove(&life.unit)
+            && ending == Ending::Terminate
+        {
             self.watch_batch(&life.unit);
         }
         self.draining.remove(life);
@@ -366,7 +422,8 @@ impl World {
         let Some(UnderWay { before, stages, risen, all_down, .. }) = &self.change else { return };
         let Some(stage) = stages.iter().position(|stage| stage.contains(&life.unit)) else { return };
         assert!(*all_down, "{life} comes up before its files may be replaced");
-        let old = before.iter().find(|old| self.processes.contains_key(old));
+        let lives = |life: &&Life| self.processes.contains_key(life) && !self.retired.contains_key(life);
+        let old = before.iter().find(lives);
         assert!(old.is_none(), "{life} comes up while {} lives", old.unwrap());
         for below in stages[..stage].iter().flatten() {
             assert!(risen.contains(below), "{life} comes up before {below}");

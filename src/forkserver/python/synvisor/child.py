@@ -28,9 +28,6 @@ from .protocol import BEFORE_LISTENERS, Fork, Malformed, Process, decode, decode
 NOT_RECOGNISED = 70
 """Exit status (EX_SOFTWARE) that asks for a plain start of Synapse instead."""
 
-PARENT_DEATH_SIGNAL: signal.Signals | None = signal.SIGTERM
-"""What a process gets when the supervisor dies; none once a new supervisor can adopt it."""
-
 
 @dataclass(frozen=True)
 class Forked:
@@ -38,8 +35,6 @@ class Forked:
 
     request: Fork
     descriptors: Sequence[int]
-    supervisor: int
-    """The pid of the process that asked."""
 
     @property
     def listeners(self) -> Sequence[int]:
@@ -56,7 +51,6 @@ def become(forked: Forked) -> None:
         os._exit(0)
     os.close(go)
     os.setsid()
-    follow(forked.supervisor)
     process = forked.request.process
     take_place(process)
     twisted_reactor.renew(twisted_reactor.global_reactor())
@@ -143,17 +137,6 @@ def default_signals() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-
-
-def follow(supervisor: int) -> None:
-    """Ties this process's life to the supervisor's, if it is to be tied."""
-    if PARENT_DEATH_SIGNAL is None:
-        return
-    linux.die_with_parent(PARENT_DEATH_SIGNAL)
-    if os.getppid() != supervisor:
-        sys.exit(
-            f"the parent is process {os.getppid()}, not the supervisor (process {supervisor}), which has died"
-        )
 
 
 def take_place(process: Process) -> None:

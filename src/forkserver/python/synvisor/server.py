@@ -139,7 +139,7 @@ class Server:
         if not message.data and not message.descriptors:
             self.ended()
             return None
-        child = self.follow(message, linux.peer(self.connection).pid)
+        child = self.follow(message)
         if child is None:
             message.close()
         return child
@@ -150,7 +150,7 @@ class Server:
         if os.getppid() != self.parent:
             sys.exit(0)
 
-    def follow(self, message: Message, supervisor: int) -> ForkedChild | None:
+    def follow(self, message: Message) -> ForkedChild | None:
         """Answers a request; returns a process in the forked one only."""
         unit, incarnation = None, None
         try:
@@ -163,7 +163,7 @@ class Server:
             self.send(Failed(unit, incarnation, str(problem)))
             return None
         if pid is None:
-            return ForkedChild(request, message.descriptors, supervisor)
+            return ForkedChild(request, message.descriptors)
         self.send(Forked(request.unit, request.incarnation, pid))
         return None
 

@@ -1,0 +1,160 @@
+//! When the service is down: what a supervisor that died has left ends too, unless the next one is about to take it over.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::host::layout::Layout;
+use crate::host::systemd;
+use crate::supervise::Ending;
+use crate::supervise::Life;
+use crate::supervise::Time;
+use crate::sys::clock;
+use crate::sys::fs;
+use crate::sys::pidfd::Process;
+use crate::sys::process;
+use crate::sys::process::Command;
+use crate::topology::Role;
+
+use super::adopt;
+use super::adopt::Survivors;
+use super::chosen;
+use super::spawn;
+use super::store::Kept;
+
+/// Between two looks at the service.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A service that is to be restarted is so by then, in milliseconds; for where systemd cannot be asked.
+const RESTART: u64 = 10_000;
+
+/// What systemd says of the end of the service ($SERVICE_RESULT in systemd.exec(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// A stop, in time or not.
+    Stop,
+    /// Anything else: systemd may be about to start it again.
+    Crash,
+    /// The same, in the process that waits for what becomes of it.
+    Waiting,
+}
+
+impl After {
+    pub fn result(text: &str) -> Self {
+        // A stop that took too long is a stop.
+        if matches!(text, "success" | "timeout") { Self::Stop } else { Self::Crash }
+    }
+}
+
+/// Ends what is left, in the order of a stop.
+///
+/// # Errors
+/// It is not known what is left.
+pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> Result<(), String> {
+    let chosen = chosen::choose(path, credentials).map_err(|unusable| unusable.to_string())?;
+    let config = &chosen.usable.parsed.config;
+    let layout = Layout::of(config);
+    // For each stage of the stop, in milliseconds.
+    let limit = config.supervisor.stop_timeout + config.supervisor.drain_timeout;
+    let Some(survivors) = Survivors::look(&layout, &adopt::boot()?, &mut Kept::default())? else {
+        return Ok(());
+    };
+    match after {
+        After::Crash if !layout.stopping_mark().exists() => {
+            start_waiter(path).map_err(|error| error.to_string())
+        }
+        After::Waiting if !is_over(&layout) => Ok(()),
+        After::Stop | After::Crash | After::Waiting => {
+            // A supervisor that starts meanwhile waits for us, as for a service that stops.
+            // The directory is systemd's, and may be gone by now.
+            let there = layout.run.exists();
+            if there {
+                fs::replace_fleeting(&layout.stopping_mark(), b"").map_err(|error| error.to_string())?;
+            }
+            let Ok(Some(_alone)) = fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, true, None)
+            else {
+                return Ok(());
+            };
+            end(survivors, limit).map_err(|error| error.to_string())?;
+            if there { clear(&layout).map_err(|error| error.to_string()) } else { Ok(()) }
+        }
+    }
+}
+
+/// Leaves a process behind that ends them once the service is down for good.
+fn start_waiter(path: &Path) -> io::Result<()> {
+    let waiting = process::spawn(&Command {
+        argv: ["/proc/self/exe", "--config", &path.to_string_lossy(), "after-stop", "--wait"]
+            .map(str::to_owned)
+            .to_vec(),
+        name: Some("synvisor"),
+        environment: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
+        directory: Path::new("/"),
+        output: &File::options().write(true).open("/dev/null")?,
+        descriptors: Vec::new(),
+        user: None,
+        nice: 0,
+        umask: 0o077,
+    })?;
+    waiting.begin()
+}
+
+/// Waits until a new supervisor has taken over, or none will.
+fn is_over(layout: &Layout) -> bool {
+    let unit = systemd::own_unit();
+    let give_up = clock::now().after(RESTART);
+    loop {
+        match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, false, None) {
+            // Somebody else has it.
+            Err(fs::LockError::Held(_)) => return false,
+            Ok(_) | Err(fs::LockError::Fs(_)) => {}
+        }
+        match unit.as_deref().and_then(systemd::is_active) {
+            Some(false) => return true,
+            Some(true) => {}
+            None if clock::now() >= give_up => return true,
+            None => {}
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn end(survivors: Survivors, limit: u64) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut stages = survivors.stages();
+        while let Some((_, processes)) = stages.pop_last() {
+            let until = clock::now().after(limit);
+            let mut ends = JoinSet::new();
+            for (life, role, process) in processes {
+                ends.spawn(end_one(life, role, process, until));
+            }
+            while ends.join_next().await.is_some() {}
+        }
+    });
+    Ok(())
+}
+
+async fn end_one(life: Life, role: Role, process: Process, until: Time) {
+    tracing::info!("{life} is ended, which no supervisor looks after any more");
+    // One that is gone already is what we want.
+    let _ = process.signal(spawn::signal(role, Ending::Terminate));
+    let left = Duration::from_millis(until.since(clock::now()));
+    if tokio::time::timeout(left, process.ended()).await.is_err() {
+        let _ = process.signal(spawn::signal(role, Ending::Kill));
+        let _ = process.ended().await;
+    }
+}
+
+/// Removes what would be taken for processes that live.
+fn clear(layout: &Layout) -> Result<(), fs::FsError> {
+    layout.remove_sockets()?;
+    for path in [layout.state_file(), layout.images_file(), layout.stopping_mark()] {
+        fs::remove(&path)?;
+    }
+    Ok(())
+}
