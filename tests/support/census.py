@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -96,16 +97,16 @@ def opened(pid: int) -> Counter[str]:
     return Counter(kind(target) for target in descriptors(pid))
 
 
-def files(home: Deployment) -> set[str]:
+def files(home: Deployment) -> Counter[str]:
     """What lies in the run directory, and in the state directory where nothing grows by design."""
-    found = set()
+    found: Counter[str] = Counter()
     for top in (home.run, home.state):
         for path in top.rglob("*"):
             relative = path.relative_to(top)
             if top == home.state and relative.parts[0] in GROWING:
                 continue
-            # PostgreSQL's and Redis's own sockets come and go with them.
-            found.add(f"{top.name}/{relative}")
+            # Each router has a control socket of its own, by its incarnation.
+            found[re.sub(r"router-\d+\.sock$", "router-N.sock", f"{top.name}/{relative}")] += 1
     return found
 
 
@@ -115,7 +116,7 @@ def private_memory(pid: int) -> int:
     return int(status.partition("RssAnon:")[2].split()[0])
 
 
-def differences(before: Counter[str], after: Counter[str], free: set[str]) -> list[str]:
+def differences(before: Counter[str], after: Counter[str], free: frozenset[str] = frozenset()) -> list[str]:
     """What there is more or less of, but for kinds that are `free` to change."""
     kinds = sorted((before.keys() | after.keys()) - free)
     return [

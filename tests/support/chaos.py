@@ -41,7 +41,7 @@ PAIRS, HASTE = 0.15, 0.2
 # What the supervisor may have grown by, in KiB: allocators settle far below.
 GROWTH = 8_192
 # A worker opens connections to PostgreSQL as it needs them (cp_max), so that these are not counted.
-FREE = {"worker": {"socket"}}
+FREE = {"worker": frozenset({"socket"})}
 
 
 @dataclass(frozen=True)
@@ -181,20 +181,19 @@ class Chaos:
         pids = {name: self.world.pids()[unit] for name, unit in units.items()}
         return {"supervisor": self.home.process.pid, **{name: pid for name, pid in pids.items() if pid}}
 
-    def census(self) -> tuple[dict[str, Counter[str]], set[str]]:
+    def census(self) -> tuple[dict[str, Counter[str]], Counter[str]]:
         return {name: opened(pid) for name, pid in self.watched().items()}, files(self.home)
 
-    def leaks(self, before: tuple[dict[str, Counter[str]], set[str]]) -> list[str]:
+    def leaks(self, before: tuple[dict[str, Counter[str]], Counter[str]]) -> list[str]:
         descriptors, paths = self.census()
         found = [
             f"descriptors of the {name}: {difference}"
             for name in before[0]
             for difference in differences(
-                before[0][name], descriptors.get(name, Counter()), FREE.get(name, set())
+                before[0][name], descriptors.get(name, Counter()), FREE.get(name, frozenset())
             )
         ]
-        found += [f"file left over: {path}" for path in sorted(paths - before[1])]
-        return found + [f"file missing: {path}" for path in sorted(before[1] - paths)]
+        return found + [f"files: {difference}" for difference in differences(before[1], paths)]
 
     # The whole ----------------------------------------------------------------------------------------------
 

@@ -65,9 +65,6 @@ class World:
         self.home.synapse = f"{synapse}\n{self.synapse}"
         self.home.write()
 
-    def knows(self, *arguments: str) -> bool:
-        return self.home.cli(*arguments, "--help").returncode == 0
-
 
 @dataclass
 class Trouble:
@@ -284,7 +281,7 @@ FAULTS = {
         Fault("kill main", lambda world, _: killed(world, "main"), in_flight_in_synapse),
         Fault("kill fork server", lambda world, _: killed(world, "forkserver"), nothing),
         Fault("kill router", lambda world, _: killed(world, "router"), broken_off),
-        Fault("kill supervisor", kill_supervisor, nothing, known=lambda _: False),
+        Fault("kill supervisor", kill_supervisor, nothing),
         Fault("pause", paused, nothing),
         Fault("freeze", frozen, in_flight_in_synapse, known=supports_liveness),
         Fault(
@@ -316,11 +313,6 @@ FAULTS = {
             lambda world, _: ordered(world, "restart", "--all", "--at-once", "--json"),
             nothing,
         ),
-        Fault(
-            "self-upgrade",
-            upgrade,
-            nothing,
-            known=lambda world: world.knows("self-upgrade"),
-        ),
+        Fault("self-upgrade", upgrade, nothing),
     ]
 }
