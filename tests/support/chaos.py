@@ -28,7 +28,7 @@ from typing import Any
 
 from .census import Watch, differences, files, opened, private_memory, settled
 from .deployment import LIVELY, Deployment
-from .faults import FAULTS, Failure, Fault, Trouble, World
+from .faults import FAULTS, Failure, Fault, Trouble, World, supports_liveness
 from .orphans import adopting, end_holders
 from .toolchain import work_directory
 from .traffic import UNLIMITED, Report, Traffic
@@ -314,6 +314,10 @@ def endure(seed: int, minutes: float | None = None, names: list[str] | None = No
     with adopting():
         try:
             chaos = Chaos(home, record)
+            if supports_liveness(chaos.world):
+                # Longer than any pause, and than a well process takes on a busy machine.
+                chaos.world.extra += '\nhealth_timeout = "5s"'
+                chaos.world.write()
             faults = known(chaos.world, names)
             sequence = steps(random.Random(seed), faults, hasty=minutes is not None)
             end = None if minutes is None else time.monotonic() + minutes * 60

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .census import named
 from .deployment import Deployment, over_unix_socket
 
 # Units that are not processes of Synapse.
@@ -55,8 +56,14 @@ class World:
         status = self.status()
         return {unit["name"]: unit["pid"] for unit in status["units"]} if status else {}
 
+    def pid(self, unit: str) -> int | None:
+        """The process of a unit, also while there is no supervisor to ask."""
+        if pid := self.pids().get(unit):
+            return pid
+        return next((process.pid for process in named(self.home).get(unit, [])), None)
+
     def synapse_units(self) -> list[str]:
-        return sorted(unit for unit in self.pids() if unit not in OTHERS)
+        return sorted((self.pids().keys() | named(self.home).keys()) - set(OTHERS))
 
     def write(self, workers: str = "", extra: str = "", synapse: str = "") -> None:
         """Writes the TOML with some lines more than usual, or as usual."""
@@ -149,7 +156,7 @@ def ordered(world: World, *arguments: str, alone: bool = False) -> Trouble:
 
 
 def killed(world: World, unit: str) -> Trouble:
-    old = world.pids().get(unit)
+    old = world.pid(unit)
     if old is None:
         # Something else has it down at this moment.
         return Trouble(f"kill {unit}, which was down")
@@ -217,7 +224,7 @@ def upgrade(world: World, _: random.Random) -> Trouble:
 def paused(world: World, dice: random.Random) -> Trouble:
     """SIGSTOP, and SIGCONT before anybody may call the process stuck."""
     unit, seconds = one_of_synapse(world, dice), dice.uniform(0.3, 2.0)
-    pid = world.pids().get(unit)
+    pid = world.pid(unit)
     if pid is None:
         return Trouble(f"pause {unit}, which was down")
 
@@ -239,7 +246,7 @@ def paused(world: World, dice: random.Random) -> Trouble:
 def frozen(world: World, dice: random.Random) -> Trouble:
     """SIGSTOP for good: it is for synvisor to notice."""
     unit = one_of_synapse(world, dice)
-    old = world.pids().get(unit)
+    old = world.pid(unit)
     if old is None:
         return Trouble(f"freeze {unit}, which was down")
     with contextlib.suppress(ProcessLookupError):
