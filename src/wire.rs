@@ -234,6 +234,22 @@ pub struct RollbackRequest {
     pub generation: Option<u64>,
 }
 
+/// Body of `POST /v1/dump`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DumpRequest {
+    pub unit: UnitName,
+}
+
+/// What every thread of a process was doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DumpReport {
+    pub unit: UnitName,
+    pub pid: i32,
+    /// What it wrote to its log when it was asked: the stack of each thread, the latest call first.
+    pub text: String,
+}
+
 /// Body of `POST /v1/start`, `/v1/stop` and `/v1/restart`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

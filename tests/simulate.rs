@@ -49,6 +49,7 @@ mod random;
 #[path = "simulate/world.rs"]
 mod world;
 
+use world::Curse;
 use world::Process;
 use world::UnderWay;
 use world::World;
@@ -79,6 +80,17 @@ impl World {
                 self.give_change(workers, &restarting);
             }
             13 if self.random.chance(20) => self.succeed(),
+            14..=16 => {
+                // Only processes of Synapse are asked whether they still answer; the news may come after other news.
+                let asked =
+                    |life: &&Life| self.specs.iter().any(|spec| spec.name == life.unit && spec.inherits);
+                let alive: Vec<Life> = self.processes.keys().filter(asked).cloned().collect();
+                if !alive.is_empty() {
+                    let life = alive[self.random.below(alive.len())].clone();
+                    let delay = self.random.below(50);
+                    self.send(delay, Input::Stuck(life, "no answer".to_owned()));
+                }
+            }
             12 => {
                 // News of a process that never was, or was long ago.
                 let unit = self.specs[self.random.below(self.specs.len())].name.clone();
@@ -209,6 +221,7 @@ impl World {
             | Input::Change(..)
             | Input::Order(..)
             | Input::Drained(_)
+            | Input::Stuck(..)
             | Input::Shutdown => false,
         });
         let kept = |unit: UnitStatus| {
@@ -235,6 +248,7 @@ impl World {
         // Names that nobody has at this moment begin anew.
         self.lived.retain(|life| all.iter().any(|kept| kept.spec.name == life.unit));
         self.draining.clear();
+        self.stuck.clear();
         self.open.clear();
         (self.change, self.mend) = (None, None);
         self.together.clear();
@@ -296,7 +310,9 @@ impl World {
     fn run(seed: u64, orders: bool) -> String {
         let mut world = Self::new(seed, orders);
         let specs = world.specs.clone();
-        world.cursed = (seed % 4 < 2).then(|| (UnitName::new("generic-3"), seed % 4 == 1));
+        let curses = [Curse::Before, Curse::After, Curse::Stuck];
+        let curse = usize::try_from(seed % 4).ok().and_then(|which| curses.get(which));
+        world.cursed = curse.map(|curse| (UnitName::new("generic-3"), *curse));
         world.tell(Input::Desire(specs));
         for _ in 0..STEPS {
             world.tick();

@@ -13,6 +13,8 @@ use crate::host::layout;
 use crate::host::toml;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::DumpReport;
+use crate::wire::DumpRequest;
 use crate::wire::Generation;
 use crate::wire::Obstacle;
 use crate::wire::OrderNews;
@@ -191,6 +193,16 @@ pub(super) fn logs(config: &Path, unit: &UnitName, lines: usize, follow: bool) -
         Ok(())
     })
     .map_or_else(|exit| exit, |()| Exit::Done)
+}
+
+pub(super) fn dump(config: &Path, unit: UnitName) -> Exit {
+    match ask::<DumpReport>(config, Method::POST, "/v1/dump", &DumpRequest { unit }) {
+        Ok(report) => {
+            output::raw(report.text.as_bytes());
+            Exit::Done
+        }
+        Err(exit) => exit,
+    }
 }
 
 pub(super) fn version(config: &Path) -> Exit {

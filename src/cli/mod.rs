@@ -122,6 +122,9 @@ enum Verb {
         lines: usize,
         unit: String,
     },
+    /// Print what every thread of a process of Synapse is doing at this moment: the stack of its Python calls. It goes to
+    /// the unit's log too, and disturbs nothing.
+    Dump { unit: String },
     /// Say which unit answers a request, by which rule and why; needs no daemon.
     Route {
         /// GET, PUT, POST, ….
@@ -243,6 +246,7 @@ pub fn main() -> ExitCode {
         Verb::Rollback { generation } => commands::rollback(&path, generation),
         Verb::Generations { json } => commands::generations(&path, json),
         Verb::Logs { follow, lines, unit } => commands::logs(&path, &UnitName::new(unit), lines, follow),
+        Verb::Dump { unit } => commands::dump(&path, UnitName::new(unit)),
         Verb::Route { method, target, user, token_file } => {
             routes::explain(&path, &method, &target, user.as_deref(), token_file.as_deref())
         }

@@ -169,6 +169,7 @@ mod tests {
         };
         let report = StatusReport {
             version: "1".to_owned(),
+            takeovers: 0,
             pid: 7,
             state: OverallState::Degraded,
             listen: vec!["127.0.0.1:8008".to_owned()],

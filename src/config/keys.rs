@@ -93,6 +93,12 @@ pub(super) const TABLES: [&str; 9] =
 /// looks like a hang.
 const TIMEOUTS: RangeInclusive<u64> = 1..=3_600_000;
 
+/// Bounds of one that may be off, with 0.
+const TIMEOUTS_OR_NONE: RangeInclusive<u64> = 0..=3_600_000;
+
+/// A process that does its work may be away from its sockets for this many milliseconds.
+pub(super) const LEAST_HEALTH_TIMEOUT: u64 = 1_000;
+
 /// Where the Filesystem Hierarchy Standard wants run-time files; the command line looks here too.
 pub const RUN_DIR: &str = "/run/synvisor";
 
@@ -331,6 +337,13 @@ pub(super) fn supervisor() -> Table {
                 "\"30s\"",
                 "a stop lasts as long as the longest database transaction; SIGKILL leaves locks for two minutes",
             ),
+            key(
+                "health_timeout",
+                Form::Time(TIMEOUTS_OR_NONE),
+                "How long a process may take to answer /health. One that gives no answer twice in a row writes its stacks to \
+                 its log and is restarted; 0s asks nobody.",
+            )
+            .or("\"15s\"", "the state of a large room may keep a process that is well from answering for seconds"),
             key("dependency_timeout", Form::Time(TIMEOUTS), "How long a start waits for the database and Redis.")
                 .or("\"60s\"", "a database on another machine may boot at the same time as this one"),
         ],

@@ -256,6 +256,8 @@ pub struct Supervisor {
     pub drain_timeout: u64,
     /// From SIGTERM to SIGKILL, in milliseconds.
     pub stop_timeout: u64,
+    /// How long a process of Synapse may take to answer `/health`, in milliseconds; 0 if nobody asks.
+    pub health_timeout: u64,
     /// How long `supervise` waits for PostgreSQL and Redis before it gives up, in milliseconds.
     pub dependency_timeout: u64,
 }

@@ -15,7 +15,9 @@ use crate::supervise::Verb;
 use crate::sys::socket;
 use crate::sys::users;
 use crate::sys::users::User;
+use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::DumpReport;
 use crate::wire::Generation;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
@@ -41,6 +43,8 @@ pub enum Command {
     Generations(oneshot::Sender<Vec<Generation>>),
     /// Who asks; the answer comes only when it failed.
     SelfUpgrade(String, oneshot::Sender<Answer>),
+    /// Why there is no dump, if there is none.
+    Dump(UnitName, oneshot::Sender<Result<DumpReport, String>>),
 }
 
 /// The bound socket.

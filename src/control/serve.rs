@@ -29,6 +29,7 @@ use crate::host::layout::Layout;
 use crate::supervise::Verb;
 use crate::topology::UnitName;
 use crate::wire::Answer;
+use crate::wire::DumpRequest;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::RollbackRequest;
@@ -112,6 +113,14 @@ async fn respond(
                 Err(refusal) => *refusal,
             }
         }
+        (&Method::POST, "/v1/dump") => match body::<DumpRequest>(request, "{\"unit\": \"main\"}").await {
+            Ok(DumpRequest { unit }) => match ask(commands, |reply| Command::Dump(unit, reply)).await {
+                Some(Ok(report)) => json(StatusCode::OK, &report),
+                Some(Err(why)) => failure(StatusCode::CONFLICT, &why),
+                None => stopping(),
+            },
+            Err(refusal) => *refusal,
+        },
         (&Method::POST, "/v1/start") => order(request, Verb::Start, commands).await,
         (&Method::POST, "/v1/stop") => order(request, Verb::Stop, commands).await,
         (&Method::POST, "/v1/restart") => order(request, Verb::Restart { at_once: false }, commands).await,
@@ -122,12 +131,12 @@ async fn respond(
         (
             _,
             "/v1/version" | "/v1/status" | "/v1/plan" | "/v1/generations" | "/v1/reload" | "/v1/rollback"
-            | "/v1/self-upgrade" | "/v1/start" | "/v1/stop" | "/v1/restart",
+            | "/v1/self-upgrade" | "/v1/start" | "/v1/stop" | "/v1/restart" | "/v1/dump",
         ) => failure(StatusCode::METHOD_NOT_ALLOWED, "GET asks, POST orders"),
         _ => failure(
             StatusCode::NOT_FOUND,
             "there are GET /v1/status, /v1/plan, /v1/generations, /v1/version, /v1/logs/UNIT and POST /v1/start, /v1/stop, \
-             /v1/restart, /v1/reload, /v1/rollback, /v1/self-upgrade",
+             /v1/restart, /v1/reload, /v1/rollback, /v1/self-upgrade, /v1/dump",
         ),
     }
 }

@@ -218,6 +218,8 @@ impl Driver {
                 self.connect_router(life);
             } else if self.core.ready(&life.unit).is_none() {
                 self.ask_again(life);
+            } else {
+                self.keep_asking(&life);
             }
         }
         self.obey();

@@ -289,6 +289,9 @@ impl Driver {
         self.core.set_policy(policy(&self.running.config));
         self.around.listeners.take(bound, &self.running.config.listen);
         self.tell_table();
+        if old.config.supervisor.health_timeout != self.running.config.supervisor.health_timeout {
+            self.keep_asking_all();
+        }
     }
 
     /// The core has done its part of a step, or could not.

@@ -39,6 +39,7 @@ mod chosen;
 mod keep;
 mod link;
 mod listeners;
+mod liveness;
 mod memory;
 mod orders;
 mod output;
@@ -57,6 +58,7 @@ mod store;
 mod timeline;
 mod trial;
 mod upgrade;
+mod watchdog;
 
 pub use after_stop::After;
 pub use after_stop::after_stop;
@@ -81,6 +83,7 @@ use specs::policy;
 use specs::specs;
 use timeline::Timeline;
 use upgrade::Upgrade;
+use watchdog::Watchdog;
 
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
@@ -92,6 +95,10 @@ pub(crate) enum News {
     Ready(Life),
     /// It is not ready, and why.
     Trouble(Life, String),
+    /// It has answered nothing for too long: twice so many milliseconds.
+    Silent(Life, u64),
+    /// All that there is to know of one that is silent.
+    Stuck(Life, String),
     Router(Life, FromRouter),
     RouterLost(Life),
     ForkServer(Life, Event),
@@ -180,6 +187,7 @@ impl Driver {
         self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
         let mut memory = tokio::time::interval(memory::INTERVAL);
+        let mut watchdog = Watchdog::from_environment();
         while !self.finished {
             let deadline = self.core.poll_timeout();
             let services_due =
@@ -203,6 +211,7 @@ impl Driver {
                 () = until(self.births.overdue()) => self.fork_server_hangs(),
                 () = until(self.change_overdue()) => self.change_hangs(),
                 () = until(self.upgrade.as_ref().map(|upgrade| upgrade.deadline)) => self.check_hangs(),
+                () = watchdog.due() => watchdog::feed(),
                 _ = memory.tick(), if !self.stopping => self.recycle(),
                 _ = starting.tick(), if !self.started => {
                     let longer = u32::try_from((STARTING_NOTICE * 3).as_micros()).unwrap_or(u32::MAX);
@@ -242,8 +251,11 @@ impl Driver {
                 self.unwatch(&life);
                 tracing::info!("{} is ready", life.unit);
                 self.timeline.ready(&life.unit, clock::now());
-                self.input(Input::Ready(life));
+                self.input(Input::Ready(life.clone()));
+                self.keep_asking(&life);
             }
+            News::Silent(life, limit) => self.silent(&life, limit),
+            News::Stuck(life, reason) => self.stuck(life, reason),
             News::Trouble(life, text) => {
                 let embedded_start = self.pids.of(&life).is_some();
                 if !embedded_start {

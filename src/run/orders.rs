@@ -107,6 +107,7 @@ impl Driver {
             Command::Generations(reply) => {
                 let _ = reply.send(self.generations.list());
             }
+            Command::Dump(unit, reply) => self.dump(unit, reply),
         }
     }
 

@@ -67,24 +67,24 @@ fn connections(metrics: &str) -> f64 {
     lines.filter_map(|rest| rest.split_whitespace().last()?.parse::<f64>().ok()).sum()
 }
 
-async fn get(
+pub(super) async fn get(
     socket: &Path,
     path: &str,
 ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
     let stream = TokioIo::new(UnixStream::connect(socket).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-    let driver = tokio::spawn(connection);
     let request = Request::get(path)
         .header("Host", "localhost")
         .header("X-Forwarded-For", "127.0.0.1")
         .header("X-Forwarded-Proto", "https")
         .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    drop(sender);
-    driver.abort();
-    Ok((status, body))
+    let exchange = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        Ok((status, response.into_body().collect().await?.to_bytes()))
+    };
+    // No task of its own, so that nothing of it is left when the caller loses patience.
+    tokio::join!(exchange, connection).0
 }
 
 /// Which service to ask.

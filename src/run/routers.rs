@@ -175,6 +175,8 @@ impl Driver {
     pub(super) fn retire(&mut self, life: &Life) {
         tracing::info!("{life} takes nobody any more and finishes what it has");
         self.timeline.leaves(&life.unit, clock::now());
+        // A supervisor that takes over must not take it for the present one.
+        self.keep();
         if let Some(router) = self.routers.known.get(life) {
             router.link.tell(ToRouter::Retire { limit_ms: RETIRE_TIMEOUT });
         }

@@ -218,16 +218,17 @@ fn only_one(layout: &Layout, create: bool) -> Result<Option<fs::Lock>, StartErro
 /// Takes the lock that every process of ours gets. Processes that hold it and were not taken over are waited for: they
 /// may be about to end.
 fn lock(layout: &Layout, users: &Users, config: &Config, taken_over: bool) -> Result<fs::Lock, StartError> {
-    let give_up = clock::now().after(config.supervisor.stop_timeout);
     let take = |kind| fs::lock(&layout.lock(), kind, true, users.synapse.as_ref());
+    let give_up = clock::now().after(config.supervisor.stop_timeout);
     let mut said = false;
-    while !taken_over {
-        match take(fs::Kind::Exclusive) {
-            Ok(_) => break,
+    let mut held = !taken_over;
+    while held {
+        held = match take(fs::Kind::Exclusive) {
+            Ok(_) => false,
             Err(LockError::Fs(error)) => return Err(failed(error)),
-            Err(LockError::Held(_)) => {}
-        }
-        if clock::now() >= give_up {
+            Err(LockError::Held(_)) => true,
+        };
+        if held && clock::now() >= give_up {
             let pids: Vec<String> = fs::holders(&layout.lock()).iter().map(i32::to_string).collect();
             return Err(StartError::Busy(format!(
                 "processes that an earlier synvisor started on {} still run, and what it noted of them is lost\n  \
@@ -236,11 +237,13 @@ fn lock(layout: &Layout, users: &Users, config: &Config, taken_over: bool) -> Re
                 pids.join(" ")
             )));
         }
-        if !said {
+        if held && !said {
             tracing::info!("waiting for the processes of an earlier synvisor to end");
             said = true;
         }
-        std::thread::sleep(Duration::from_millis(100));
+        if held {
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
     match take(fs::Kind::Shared) {
         Ok(Some(lock)) => Ok(lock),

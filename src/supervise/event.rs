@@ -145,6 +145,8 @@ pub enum Input {
     StartFailed(Life, String),
     /// No request is in flight to it any more.
     Drained(Life),
+    /// The process lives and does not answer any more, with what is known of why.
+    Stuck(Life, String),
     /// Stop everything, then finish.
     Shutdown,
 }

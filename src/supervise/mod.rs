@@ -126,6 +126,7 @@ impl Supervisor {
             }
             Input::StartFailed(life, reason) => self.step(&life, Event::Ended(reason), now),
             Input::Drained(life) => self.step(&life, Event::Drained, now),
+            Input::Stuck(life, reason) => self.step(&life, Event::Stuck(reason), now),
             Input::Shutdown => {
                 self.shutting_down = true;
                 self.batches += 1;
@@ -190,7 +191,8 @@ impl Supervisor {
                     | State::Ready
                     | State::Draining { .. }
                     | State::Stopping { .. }
-                    | State::Killing => None,
+                    | State::Killing
+                    | State::Stuck { .. } => None,
                 },
                 wanted: unit.wanted,
                 leaving: unit.leaving,
@@ -401,8 +403,8 @@ const fn word(state: State) -> &'static str {
         State::Starting => "starting",
         State::Ready => "ready",
         State::Draining { .. } => "draining",
-        State::Stopping { .. } => "stopping",
-        State::Killing => "killing",
+        State::Stopping { .. } | State::Stuck { killed: false, .. } => "stopping",
+        State::Killing | State::Stuck { killed: true, .. } => "killing",
         State::Backoff { .. } => "backoff",
         State::Failed { .. } => "failed",
     }

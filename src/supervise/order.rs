@@ -59,7 +59,8 @@ fn give(unit: &mut Unit, verb: Verb, batch: u64) -> Goal {
             }
             unit.pardon();
             // It does not sit out a delay that was meant for automatic restarts.
-            unit.replace |= matches!(unit.state, State::Backoff { .. } | State::Failed { .. });
+            unit.replace |=
+                matches!(unit.state, State::Backoff { .. } | State::Failed { .. } | State::Stuck { .. });
             Goal::Ready(next)
         }
     }

@@ -119,7 +119,7 @@ fn a_stop_waits_for_the_predecessors_too() {
 
 #[test]
 fn who_was_retired_is_told_again_by_the_next_supervisor_and_is_not_taken_for_the_present_one() {
-    // Mutations, each seen red: `retired` of Kept dropped; the end of a retired process taken for its unit's.
+    // Mutation: the end of a retired process not noted: seen red.
     let mut core = Supervisor::new(POLICY, 1);
     let kept = Kept {
         spec: Spec { overlaps: true, routed: false, ..spec(UnitName::router()) },
@@ -138,4 +138,28 @@ fn who_was_retired_is_told_again_by_the_next_supervisor_and_is_not_taken_for_the
     assert_eq!(core.ready(&UnitName::router()), Some(router(3)));
     let left: Vec<_> = core.status().into_iter().flat_map(|unit| unit.retired).collect();
     assert_eq!(left.iter().map(|retired| retired.incarnation).collect::<Vec<_>>(), [Incarnation(1)]);
+}
+
+#[test]
+fn who_is_ordered_to_start_while_it_is_stuck_sits_out_no_delay() {
+    // Mutation: Stuck left out where an order to start replaces what is delayed: seen red.
+    let mut core = Supervisor::new(POLICY, 1);
+    core.handle(Input::Desire(vec![spec(UnitName::main())]), Time(0));
+    let life = |incarnation| Life { unit: UnitName::main(), incarnation: Incarnation(incarnation) };
+    let end = |core: &mut Supervisor, life, now| {
+        core.handle(Input::Exited { life, exit: Exit::Signal(9), detail: None }, now);
+    };
+    // Once more than a unit restarts at once in a minute.
+    for incarnation in 1..=11 {
+        let now = Time(incarnation);
+        core.handle(Input::Ready(life(incarnation)), now);
+        core.handle(Input::Stuck(life(incarnation), "no answer".to_owned()), now);
+        if incarnation < 11 {
+            end(&mut core, life(incarnation), now);
+        }
+    }
+    core.handle(Input::Order(Ticket(1), Verb::Start, vec![UnitName::main()]), Time(20));
+    end(&mut core, life(11), Time(21));
+    let effects = effects(&mut core);
+    assert!(effects.contains(&Effect::Start(life(12))), "{effects:?}");
 }

@@ -38,6 +38,13 @@ pub(super) enum State {
     },
     /// SIGKILL sent.
     Killing,
+    /// It did not answer any more: SIGTERM sent, SIGKILL follows then, unless it was sent. Its end is an unasked one, and
+    /// what follows is decided.
+    Stuck {
+        until: Time,
+        killed: bool,
+        then: Verdict,
+    },
     /// Ended by itself; started again then.
     Backoff {
         until: Time,
@@ -52,9 +59,12 @@ impl State {
     /// Whether a process may exist.
     const fn alive(self) -> bool {
         match self {
-            Self::Starting | Self::Ready | Self::Draining { .. } | Self::Stopping { .. } | Self::Killing => {
-                true
-            }
+            Self::Starting
+            | Self::Ready
+            | Self::Draining { .. }
+            | Self::Stopping { .. }
+            | Self::Killing
+            | Self::Stuck { .. } => true,
             Self::Down | Self::Waiting | Self::Backoff { .. } | Self::Failed { .. } => false,
         }
     }
@@ -70,6 +80,8 @@ pub(super) enum Event {
     Ready,
     /// Its process ended or could not be started.
     Ended(String),
+    /// Its process does not answer any more.
+    Stuck(String),
     Drained,
     /// Every unit of its batch is quiet.
     Release,
@@ -113,6 +125,10 @@ pub(super) struct Unit {
 /// A socket is held only while somebody is due back this soon, in milliseconds: a caller that gave up leaves its request
 /// behind, and the next process would carry it out once more.
 const HELD: u64 = 30_000;
+
+/// What does not answer cannot finish anything, but may still let go of its locks in the database, which SIGKILL leaves
+/// for two minutes (1.163: `synapse/storage/databases/main/lock.py`): in milliseconds.
+const STUCK_STOP: u64 = 5_000;
 
 impl Unit {
     pub(super) fn new(spec: Spec, now: Time) -> Self {
@@ -204,7 +220,8 @@ impl Unit {
             | State::Starting
             | State::Draining { .. }
             | State::Stopping { .. }
-            | State::Killing => false,
+            | State::Killing
+            | State::Stuck { .. } => false,
         }
     }
 
@@ -213,9 +230,11 @@ impl Unit {
         let state = match self.state {
             State::Draining { until, quiet: false }
             | State::Stopping { until }
+            | State::Stuck { until, killed: false, .. }
             | State::Backoff { until }
             | State::Failed { until } => Some(until),
             State::Draining { quiet: true, .. }
+            | State::Stuck { killed: true, .. }
             | State::Down
             | State::Waiting
             | State::Starting
@@ -239,7 +258,8 @@ impl Unit {
             | State::Ready
             | State::Draining { .. }
             | State::Stopping { .. }
-            | State::Killing => None,
+            | State::Killing
+            | State::Stuck { .. } => None,
         }
         .filter(|_| self.bound)
     }
@@ -315,6 +335,13 @@ impl Unit {
                 self.ended_unasked(reason);
                 after(self.backoff.ended_after_ready(self.since, now, jitter))
             }
+            (State::Ready, Event::Stuck(reason)) => {
+                self.withdraw(effects);
+                self.ended_unasked(reason);
+                effects.push_back(Effect::Signal(self.life(), Ending::Terminate));
+                let then = self.backoff.ended_after_ready(self.since, now, jitter);
+                State::Stuck { until: now.after(policy.stop_timeout.min(STUCK_STOP)), killed: false, then }
+            }
             (State::Ready, Event::Go | Event::Ready | Event::Drained | Event::Release | Event::Tick) => {
                 State::Ready
             }
@@ -352,6 +379,16 @@ impl Unit {
                 Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
             ) => State::Killing,
 
+            (State::Stuck { until, killed: false, then }, Event::Tick) if now >= until => {
+                effects.push_back(Effect::Signal(self.life(), Ending::Kill));
+                State::Stuck { until, killed: true, then }
+            }
+            (State::Stuck { then, .. }, Event::Ended(_)) => after(then),
+            (
+                state @ State::Stuck { .. },
+                Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
+            ) => state,
+
             (State::Backoff { until } | State::Failed { until }, Event::Tick) if now >= until => {
                 State::Waiting
             }
@@ -359,6 +396,20 @@ impl Unit {
             (
                 state @ (State::Backoff { .. } | State::Failed { .. }),
                 Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
+            ) => state,
+
+            // Who has not been READY may be slow, and who is on the way out is given a time for that.
+            (
+                state @ (State::Down
+                | State::Waiting
+                | State::Starting
+                | State::Draining { .. }
+                | State::Stopping { .. }
+                | State::Killing
+                | State::Stuck { .. }
+                | State::Backoff { .. }
+                | State::Failed { .. }),
+                Event::Stuck(_),
             ) => state,
         };
         if self.alive() && !next.alive() {
@@ -379,7 +430,12 @@ impl Unit {
             Event::Stop if self.stays() => return,
             Event::Stop => retired::Event::Stop,
             Event::Tick => retired::Event::Tick,
-            Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release => return,
+            Event::Go
+            | Event::Ready
+            | Event::Stuck(_)
+            | Event::Ended(_)
+            | Event::Drained
+            | Event::Release => return,
         };
         for retired in &mut self.retired {
             retired.step(&self.spec.name, event, now, policy, effects);

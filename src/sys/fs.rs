@@ -229,6 +229,14 @@ pub fn tail(path: &Path, bytes: u64) -> Result<String, FsError> {
     read().map_err(at("read", path))
 }
 
+/// The length of a file, in bytes.
+///
+/// # Errors
+/// Of the file system, with the path.
+pub fn length(path: &Path) -> Result<u64, FsError> {
+    std::fs::metadata(path).map(|metadata| metadata.len()).map_err(at("read", path))
+}
+
 /// A lock that this process holds as long as it lives (flock(2)).
 #[derive(Debug)]
 pub struct Lock {

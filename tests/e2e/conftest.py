@@ -11,6 +11,7 @@ import pytest
 from tests.support.deployment import LIVELY, Deployment, free_port
 from tests.support.endpoints import Recorder, TlsFront, appservice_registration
 from tests.support.matrix import Client
+from tests.support.orphans import adopting
 
 
 @dataclass
@@ -24,6 +25,13 @@ class World:
 
     def user(self, deployment: Deployment | None = None, name: str = "user") -> Client:
         return (deployment or self.home).client().register(f"{name}-{uuid.uuid4().hex[:8]}", "a password")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def orphans() -> Iterator[None]:
+    """What a supervisor that was killed leaves becomes ours, as it would become init's."""
+    with adopting():
+        yield
 
 
 @pytest.fixture(scope="session")

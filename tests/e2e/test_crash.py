@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from tests.support.deployment import Deployment, command_line, deployed, wait_for
+from tests.support.deployment import Deployment, deployed, wait_for
 
 
 def wait_for_another(deployment: Deployment, unit: str, old: int) -> None:
@@ -44,26 +44,3 @@ def test_every_process_that_is_killed_comes_back_and_no_message_is_lost() -> Non
         assert set(after) == set(before)
         assert not {unit for unit in before if before[unit] == after[unit]}
         assert alice.messages(room) == sent
-
-
-def test_a_supervisor_that_is_killed_leaves_no_second_set_of_processes() -> None:
-    # Mutations, each seen red: children without the lock (the new supervisor starts beside them), and
-    # children that are not told to end (it never gets the lock).
-    with deployed("generic = 1") as home:
-        assert home.process
-        before = {unit: pid for unit, pid in home.pids().items() if pid}
-        # It cannot obey the signal that the supervisor's death sends it, as in a long transaction.
-        os.kill(before["generic-1"], signal.SIGSTOP)
-        try:
-            home.process.kill()
-            home.process.wait()
-            home.start()
-            waits = "waiting for the processes of an earlier"
-            wait_for("the new supervisor to wait", lambda: waits in home.tail() or None, 20)
-            assert home.cli("status").returncode == 69
-        finally:
-            os.kill(before["generic-1"], signal.SIGCONT)
-        home.wait_ready()
-        for unit, pid in before.items():
-            assert not command_line(pid), f"{unit} of the dead supervisor still runs beside its successor"
-        assert "versions" in home.client().call("GET", "/_matrix/client/versions")

@@ -322,6 +322,9 @@ max_memory = "10M"
 
         wait_for("generic-1 restarted for its memory", recycled)
         assert "generic-1 has grown to" in home.tail(10**7)
+        # It was ordered, and so neither a crash nor an end that nobody wanted.
+        assert home.unit("generic-1")["restarts"] == 0
+        assert "generic-1 ended unasked" not in home.tail(10**7)
         assert home.unit("generic-2")["pid"] == before["generic-2"]
     finally:
         home.close()

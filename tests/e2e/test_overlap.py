@@ -73,7 +73,7 @@ class Poll:
 def requests_of(home: Deployment) -> float:
     """How many /sync requests the worker has taken."""
     text = home.metrics("generic-1")
-    found = re.findall(r'^synapse_http_server_requests_received_total\{.*Sync.*\} (\S+)$', text, re.MULTILINE)
+    found = re.findall(r"^synapse_http_server_requests_received_total\{.*Sync.*\} (\S+)$", text, re.MULTILINE)
     return sum(float(value) for value in found)
 
 
@@ -82,7 +82,6 @@ def user(home: Deployment) -> Client:
 
 
 def test_a_long_poll_outlives_its_router(home: Deployment) -> None:
-    # Mutations, each seen red: no Retire told (the first router accepts beside the second, and does not end).
     alice, bob = user(home), user(home)
     room = alice.create_room(preset="public_chat")
     bob.join(room)
@@ -115,7 +114,6 @@ def test_a_long_poll_outlives_its_router(home: Deployment) -> None:
 
 
 def test_a_worker_restarts_behind_a_router_that_was_replaced(home: Deployment) -> None:
-    # Mutations, each seen red: Up and Down told to the present router only (the poll is never taken back, and breaks).
     alice, bob = user(home), user(home)
     room = alice.create_room(preset="public_chat")
     bob.join(room)
@@ -134,7 +132,6 @@ def test_a_worker_restarts_behind_a_router_that_was_replaced(home: Deployment) -
 
 
 def test_the_router_restarts_often_and_fails_no_request(home: Deployment) -> None:
-    # Mutation: idle connections closed at once when the router is retired: seen red (disconnected).
     (first,) = routers(home)
     with Traffic(home.port) as traffic:
         traffic.breathe()

@@ -60,7 +60,7 @@ EDITS = [
     Edit("log level", extra='[units.typing-1]\nlog_level = "DEBUG"', moved=set()),
     Edit("cache factor", synapse="caches.global_factor = 1.5", moved=set()),
     Edit("trusted proxies", top='trusted_proxies = ["127.0.0.0/8", "10.0.0.0/8"]', moved=set()),
-    Edit("time-outs", extra='stop_timeout = "25s"', moved=set()),
+    Edit("time-outs", extra='stop_timeout = "25s"\nhealth_timeout = "20s"', moved=set()),
     Edit("one more reader", {"generic": 3}, moved={"generic-3"}),
     Edit("environment of one", extra="[units.generic-2.environment]\nA = 'b'", moved={"generic-2"}),
     Edit("caches of one", extra="[units.generic-1.caches]\nevent_cache_size = '20K'"),

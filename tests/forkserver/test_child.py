@@ -258,6 +258,19 @@ def test_it_ends_completely_but_is_not_taken_apart(shared: Supervisor) -> None:
     assert "taken apart" not in text
 
 
+# Mutations, each seen red: the handler left out (the signal is the end of it); registered before
+# default_signals(); the present thread alone.
+def test_it_shows_the_stack_of_every_thread_and_goes_on(shared: Supervisor) -> None:
+    until = shared.directory / "until"
+    child = shared.fork("plain_app", "spin", str(until)).go()
+    child.wait_text("spinning")
+    os.kill(child.pid, signal.SIGUSR2)
+    child.wait_text("in spin")
+    child.wait_text("in hold")
+    until.touch()
+    assert child.wait() == 0, child.text()
+
+
 def alone(text: str, *, nice: int = 0) -> subprocess.CompletedProcess[str]:
     """Runs a program that may import the bootstrap."""
     program = f"import sys\nsys.path.insert(0, {str(BOOTSTRAP)!r})\n{text}"

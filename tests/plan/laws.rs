@@ -64,7 +64,7 @@ const KNOBS: [(&str, &[&str]); 25] = [
         &["host = \"db\"\npassword_file = \"/db\"", "mode = \"embedded\"", "sslmode = \"require\""],
     ),
     ("[redis]", &["host = \"redis\"\npassword_file = \"/redis\"", "mode = \"embedded\""]),
-    ("[supervisor]", &["drain_timeout = \"3s\"", "stop_timeout = \"3s\""]),
+    ("[supervisor]", &["drain_timeout = \"3s\"", "stop_timeout = \"3s\"", "health_timeout = \"3s\""]),
     ("[secrets]", &["worker_replication_secret_file = \"/replication\""]),
     ("[secrets]", &["form_secret_file = \"/form\""]),
     ("[python]", &["venv = \"/venv\""]),

@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub(crate) struct Harness {
     pub(crate) topology: Topology,
     pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
     pub(crate) thread: Option<JoinHandle<()>>,
+    /// Closed when the router ends.
+    pub(crate) end: mpsc::Receiver<()>,
 }
 
 impl Harness {
@@ -91,13 +94,23 @@ impl Harness {
             parking,
             without_parking,
         };
+        let (alive, end) = mpsc::channel();
         let thread = std::thread::spawn(move || {
+            let _alive: mpsc::Sender<()> = alive;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(router::serve(setup, async { drop(stopped.await) })).unwrap();
         });
         let supervisor = connect_supervisor(&directory.path().join("router.sock"));
-        let mut harness =
-            Self { directory, port, sockets, supervisor, topology, stop: Some(stop), thread: Some(thread) };
+        let mut harness = Self {
+            directory,
+            port,
+            sockets,
+            supervisor,
+            topology,
+            stop: Some(stop),
+            thread: Some(thread),
+            end,
+        };
         harness.table();
         harness
     }

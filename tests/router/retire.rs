@@ -2,11 +2,13 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use synvisor::router::Parking;
 use synvisor::wire::FromRouter;
 use synvisor::wire::ToRouter;
+use tokio::time::Instant;
 
 use super::harness::Harness;
 use super::harness::OK;
@@ -34,11 +36,9 @@ impl Harness {
         assert_eq!(self.hear(), FromRouter::Accepting { addresses: Vec::new() });
     }
 
-    /// Waits for its end without telling it to stop.
-    fn ended(&mut self) {
-        self.thread.take().unwrap().join().unwrap();
-        // It would otherwise end by that.
-        assert!(self.stop.is_some());
+    /// Waits for its end; nobody tells it to stop for that.
+    fn ended(&self) {
+        assert_eq!(self.end.recv_timeout(PATIENCE), Err(RecvTimeoutError::Disconnected));
     }
 
     /// Waits until it has closed its end of the supervisor's connection.
@@ -111,6 +111,12 @@ fn an_idle_connection_has_one_more_answer() {
     last.send("GET /health HTTP/1.1\r\nHost: a.b\r\nConnection: close\r\n\r\n");
     last.response();
     harness.retire(AGES);
+    let retired = Instant::now();
+    while retired.elapsed() < Duration::from_millis(20) {
+        let table = harness.table_line();
+        harness.send(&table);
+        harness.hear();
+    }
     for client in [&mut idle, &mut silent] {
         client.send("GET /health HTTP/1.1\r\nHost: a.b\r\n\r\n");
         let (head, _) = client.response();
@@ -157,15 +163,17 @@ fn a_stop_ends_it_as_it_would_any_router() {
     let mut process = accept(&generic);
     process.head();
     harness.retire(AGES);
+    // Answered, so that it has come to where it waits for its end.
+    harness.counts("generic-1");
     drop(harness.stop.take());
-    harness.thread.take().unwrap().join().unwrap();
+    harness.ended();
     assert!(client.is_over());
     assert!(process.is_over());
 }
 
 #[test]
 fn a_process_restarts_behind_it() {
-    // Mutations, each seen red: Drain or Up not obeyed by a router that is retired.
+    // Mutation: Drain not obeyed by a router that is retired: seen red.
     let mut harness = ending(AGES, AGES);
     let generic = harness.up("generic-1", 7);
     let mut client = harness.request("GET", SYNC);

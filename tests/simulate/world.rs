@@ -47,6 +47,25 @@ pub(crate) enum Process {
     Unreaped,
 }
 
+/// What became of a process that does not answer any more.
+#[derive(Clone, Copy)]
+pub(crate) struct Stuck {
+    since: Time,
+    told: bool,
+    killed: bool,
+}
+
+/// A unit that never comes to rest.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Curse {
+    /// Each of its processes ends at once, before READY.
+    Before,
+    /// Each ends right after READY.
+    After,
+    /// Each answers nothing any more right after READY.
+    Stuck,
+}
+
 /// A change that is not answered.
 pub(crate) struct UnderWay {
     pub(crate) ticket: Ticket,
@@ -99,8 +118,9 @@ pub(crate) struct World {
     pub(crate) open: BTreeSet<Ticket>,
     pub(crate) tickets: u64,
     pub(crate) finished: u32,
-    /// A unit whose every process ends at once, before READY or right after it.
-    pub(crate) cursed: Option<(UnitName, bool)>,
+    /// Processes that answered nothing any more while the core had them READY.
+    pub(crate) stuck: BTreeMap<Life, Stuck>,
+    pub(crate) cursed: Option<(UnitName, Curse)>,
     pub(crate) shutting_down: bool,
     /// Whether a new supervisor takes over at this moment.
     pub(crate) adopting: bool,
@@ -140,6 +160,7 @@ impl World {
             open: BTreeSet::new(),
             tickets: 0,
             finished: 0,
+            stuck: BTreeMap::new(),
             cursed: None,
             shutting_down: false,
             adopting: false,
@@ -154,6 +175,7 @@ impl World {
 
     pub(crate) fn tell(&mut self, input: Input) {
         let _ = writeln!(self.transcript, "{} {input:?}", self.now.0);
+        let counted = self.will_have_counted(&input);
         match &input {
             Input::Exited { life, .. } | Input::StartFailed(life, _) => {
                 if self.processes.remove(life).is_some()
@@ -162,6 +184,7 @@ impl World {
                     *away = Some(self.now);
                 }
                 self.draining.remove(life);
+                self.stuck.remove(life);
                 // Only news of the process that the core has in mind may change what it thinks.
                 if self.retired.remove(life).is_none() {
                     self.core_thinks_ready.remove(&life.unit);
@@ -177,7 +200,12 @@ impl World {
             Input::Drained(life) => {
                 self.draining.remove(life);
             }
+            Input::Stuck(life, _) if self.core.ready(&life.unit).as_ref() == Some(life) => {
+                self.core_thinks_ready.remove(&life.unit);
+                self.stuck.insert(life.clone(), Stuck { since: self.now, told: false, killed: false });
+            }
             Input::Ready(_)
+            | Input::Stuck(..)
             | Input::Adopt(_)
             | Input::Desire(_)
             | Input::Change(..)
@@ -186,6 +214,45 @@ impl World {
         }
         self.core.handle(input, self.now);
         self.obey();
+        if let Some((unit, restarts)) = counted {
+            let unit = self.core.status().into_iter().find(|status| status.name == unit);
+            assert!(unit.is_none_or(|unit| unit.restarts == restarts), "what was stuck is not counted once");
+        }
+    }
+
+    /// How many unasked ends a unit must have after this news of a stuck process of it: its end is none of its own.
+    fn will_have_counted(&self, input: &Input) -> Option<(UnitName, u32)> {
+        let restarts = |unit: &UnitName| {
+            let status = self.core.status().into_iter().find(|status| status.name == *unit);
+            (unit.clone(), status.unwrap().restarts)
+        };
+        match input {
+            Input::Stuck(life, _) if self.core.ready(&life.unit).as_ref() == Some(life) => {
+                let (unit, restarts) = restarts(&life.unit);
+                Some((unit, restarts + 1))
+            }
+            Input::Exited { life, .. } if self.stuck.contains_key(life) => Some(restarts(&life.unit)),
+            Input::Exited { .. }
+            | Input::Stuck(..)
+            | Input::StartFailed(..)
+            | Input::Drained(_)
+            | Input::Ready(_)
+            | Input::Adopt(_)
+            | Input::Desire(_)
+            | Input::Change(..)
+            | Input::Order(..)
+            | Input::Shutdown => None,
+        }
+    }
+
+    /// Who does not answer gets no request from that moment, is told to end, and is not left alone if it does not.
+    fn watch_stuck(&self) {
+        for (life, Stuck { since, told, killed }) in &self.stuck {
+            assert_ne!(self.routed.get(&life.unit), Some(life), "{life} routed though stuck");
+            assert!(*told, "{life} is stuck and not told to end");
+            let waited = self.now.since(*since);
+            assert!(*killed || waited <= 5_000, "{life} is stuck and left alone for {waited} ms");
+        }
     }
 
     pub(crate) fn die(&mut self, life: &Life, exit: Exit) {
@@ -278,6 +345,7 @@ impl World {
             let away = away.map_or(0, |since| self.now.since(since));
             assert!(away <= 30_000, "the sockets of {unit} are held for {away} ms");
         }
+        self.watch_stuck();
     }
 
     /// The process of a unit that is not retired.
@@ -347,12 +415,14 @@ impl World {
         }
         assert!(self.lived.insert(life.clone()), "{life} lives once more");
         self.processes.insert(life.clone(), Process::Alive);
-        if let Some((unit, after_ready)) = &self.cursed
-            && *unit == life.unit
-        {
-            if *after_ready {
+        if let Some((_, curse)) = self.cursed.clone().filter(|(unit, _)| *unit == life.unit) {
+            if curse != Curse::Before {
                 self.said_ready.insert(life.clone());
                 self.send(5, Input::Ready(life.clone()));
+            }
+            if curse == Curse::Stuck {
+                self.send(10, Input::Stuck(life, "no answer".to_owned()));
+                return;
             }
             self.processes.insert(life.clone(), Process::Unreaped);
             self.send(10, Input::Exited { life, exit: Exit::Code(1), detail: None });
@@ -410,8 +480,14 @@ impl World {
             let others = self.processes.keys().find(|other| !service(other));
             assert!(others.is_none(), "{} outlived by {}", life.unit, others.unwrap());
         }
+        if let Some(stuck) = self.stuck.get_mut(life) {
+            assert!(ending == Ending::Terminate || stuck.told, "{life} is killed before it was told to end");
+            stuck.told = true;
+            stuck.killed |= ending == Ending::Kill;
+        }
         match ending {
             Ending::Kill => self.die(life, Exit::Signal(9)),
+            Ending::Terminate if self.stuck.contains_key(life) && self.random.chance(50) => {}
             Ending::Terminate if self.faults && self.random.chance(10) => {}
             Ending::Terminate => self.die(life, Exit::Code(0)),
         }

@@ -129,6 +129,7 @@ class Deployment:
         router_user: str = UNPRIVILEGED,
         run_as: tuple[int, int] | None = None,
         without: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
     ) -> None:
         # Short, since the path of a Unix socket is, and open to be entered by the unprivileged user.
         self.directory = Path(tempfile.mkdtemp(prefix="sv", dir="/tmp"))
@@ -144,6 +145,8 @@ class Deployment:
         self.run_as = run_as
         # Mechanisms to leave out, to see that they matter.
         self.without = [f"--without={mechanism}" for mechanism in without]
+        # What the supervisor finds in its environment beside ours.
+        self.environment = environment or {}
         if run_as:
             os.chown(self.directory, *run_as)
         self.toml = self.directory / "synvisor.toml"
@@ -192,8 +195,20 @@ drain_timeout = "2s"
     def start(self) -> Deployment:
         with self.output.open("ab") as output:
             command = self.command("supervise", *self.without)
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=os.environ | self.environment,
+            )
         return self
+
+    def kill(self) -> None:
+        """Ends the supervisor as nothing can prevent; whatever it runs goes on."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
 
     def status(self) -> dict[str, Any] | None:
         done = self.cli("status", "--json", timeout=30)
@@ -271,6 +286,7 @@ drain_timeout = "2s"
             if self.process is not None:
                 self.process.kill()
                 self.process.wait()
+            # A supervisor that was killed leaves the homeserver running.
             end_holders(self.state)
             shutil.rmtree(self.directory, ignore_errors=True)
 

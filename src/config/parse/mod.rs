@@ -222,6 +222,7 @@ impl Parser<'_> {
         let problems = &mut self.problems;
         let state_dir = reader.path("state_dir", problems)?;
         let run_dir = reader.path("run_dir", problems)?;
+        let health = reader.time("health_timeout", problems)?;
         let settings = Supervisor {
             state_dir: state_dir.value,
             run_dir: run_dir.value,
@@ -229,12 +230,17 @@ impl Parser<'_> {
             router_user: reader.text("router_user", problems)?.value,
             drain_timeout: reader.time("drain_timeout", problems)?.value,
             stop_timeout: reader.time("stop_timeout", problems)?.value,
+            health_timeout: health.value,
             dependency_timeout: reader.time("dependency_timeout", problems)?.value,
         };
         if settings.state_dir == settings.run_dir {
             let place = reader.place(if run_dir.given { "run_dir" } else { "state_dir" });
             let remedy = "give each a directory of its own: state is kept, what is in run_dir is not";
             self.error(place, "state_dir and run_dir are the same directory", remedy);
+        }
+        if (1..keys::LEAST_HEALTH_TIMEOUT).contains(&settings.health_timeout) {
+            let remedy = "write at least \"1s\": a process that is well may stand still for a moment; \"0s\" asks nobody";
+            self.error(health.place, "health_timeout is too short", remedy);
         }
         Some(settings)
     }

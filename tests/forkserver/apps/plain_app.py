@@ -44,6 +44,17 @@ def facts() -> dict[str, object]:
     }
 
 
+def hold() -> None:
+    """Stands still in C."""
+    threading.Event().wait()
+
+
+def spin(until: str) -> None:
+    """Runs in a circle until a file exists."""
+    while not os.path.exists(until):
+        pass
+
+
 def main() -> None:
     # The last to be registered runs first.
     atexit.register(sys.stdout.write, "not flushed")
@@ -61,6 +72,10 @@ def main() -> None:
         os.kill(os.getpid(), int(rest[0]))
     elif what == "vanish":
         os._exit(0)
+    elif what == "spin":
+        threading.Thread(target=hold, daemon=True).start()
+        print("spinning")
+        spin(rest[0])
     elif what == "wait":
         print("waiting")
         signal.pause()

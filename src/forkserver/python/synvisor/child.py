@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import faulthandler
 import importlib
 import os
 import signal
@@ -27,6 +28,9 @@ from .protocol import BEFORE_LISTENERS, Fork, Malformed, Process, decode, decode
 
 NOT_RECOGNISED = 70
 """Exit status (EX_SOFTWARE) that asks for a plain start of Synapse instead."""
+
+SHOW_STACKS = signal.SIGUSR2
+STDERR = 2
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def run(process: Process, lock: int, listeners: Sequence[int]) -> None:
     """Changes what is to be changed in Synapse and calls the app as `python -m` would."""
     for descriptor in (lock, *listeners):
         os.set_inheritable(descriptor, False)
+    show_stacks_on_request()
     reactor = twisted_reactor.global_reactor()
     inherited.adopt(reactor, dict(zip(process.listeners, listeners, strict=True)))
     if "child" not in process.without:
@@ -97,6 +102,16 @@ def run(process: Process, lock: int, listeners: Sequence[int]) -> None:
     sys.argv[:] = [process.app, *process.arguments]
     importlib.import_module(process.app).main()
     end()
+
+
+def show_stacks_on_request() -> None:
+    """Has SIGUSR2 write the stack of every thread to the unit's log.
+
+    The handler is C that reads the interpreter's memory, so that it also works where Python is stuck: in a
+    loop, in a call that does not return, or waiting for its lock.
+    """
+    # Not sys.stderr, which Synapse replaces (`synapse/app/_base.py`, redirect_stdio_to_logs).
+    faulthandler.register(SHOW_STACKS, file=STDERR, all_threads=True, chain=False)
 
 
 def end() -> None:
