@@ -28,6 +28,9 @@ pytestmark = pytest.mark.timeout(1800)
 
 
 def test_chaos_costs_only_what_it_may() -> None:
+    # Mutations, each seen red: sendToDevice among what may be asked again (src/route/replay.tsv; with more of
+    # these messages, and to-device-1 killed again and again: doubled); a descriptor and a file more for each
+    # process that ended (src/run/children.rs); `without=("router",)`: a reload that costs requests.
     seed = int(os.environ.get("SEED") or random.randrange(2**32))
     broken = endure(seed)
     assert not broken, "\n".join([f"SEED={seed}", *broken])
@@ -87,7 +90,6 @@ def test_a_second_process_of_a_name_is_noticed(idle: Deployment) -> None:
 
 
 def test_what_is_left_over_is_noticed(idle: Deployment) -> None:
-    # Mutation, seen red in the whole test: a file and a descriptor more for each process that ended.
     listed = files(idle)
     (idle.state / "logs").mkdir()
     (idle.state / "logs" / "main.log").touch()

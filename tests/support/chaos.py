@@ -24,11 +24,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from .census import Watch, differences, files, opened, private_memory, settled
 from .deployment import LIVELY, Deployment
-from .faults import FAULTS, Failure, Fault, Trouble, World, supports_liveness
+from .faults import FAULTS, Failure, Fault, Trouble, World
 from .orphans import adopting, end_holders
 from .toolchain import work_directory
 from .traffic import UNLIMITED, Report, Traffic
@@ -36,6 +35,9 @@ from .traffic import UNLIMITED, Report, Traffic
 # Until everything is READY again, and until everything succeeds again; only there to end at all.
 READY_WITHIN, SERVED_WITHIN = 180.0, 300.0
 LOOK = 0.05
+# Of the supervisor: a pause is shorter than what makes a process count as stuck, and a process that is well
+# answers sooner even on a busy machine.
+TIMES = 'stop_timeout = "10s"\nhealth_timeout = "5s"'
 # How often two faults come at once, and how often the next comes before the last is over.
 PAIRS, HASTE = 0.15, 0.2
 # What the supervisor may have grown by, in KiB: allocators settle far below.
@@ -296,11 +298,6 @@ def show(ordeal: Ordeal, world: World, report: Report, excused: Counter[str]) ->
         say(f"memory of the supervisor: {ordeal.memory[0]} KiB at first, {ordeal.memory[-1]} KiB at last")
 
 
-def known(world: World, names: list[str] | None) -> list[Fault]:
-    """The faults of these names, or those that this build is said to stand."""
-    return [FAULTS[name] for name in names] if names else [one for one in FAULTS.values() if one.known(world)]
-
-
 def endure(seed: int, minutes: float | None = None, names: list[str] | None = None) -> list[str]:
     """Everything, with a report on standard output; gives what was broken.
 
@@ -309,16 +306,11 @@ def endure(seed: int, minutes: float | None = None, names: list[str] | None = No
     say(f"SEED={seed}")
     record = work_directory() / "chaos" / f"{seed}-{os.getpid()}.jsonl"
     record.parent.mkdir(parents=True, exist_ok=True)
-    settings: dict[str, Any] = {"synapse": UNLIMITED + LIVELY, "extra": 'stop_timeout = "10s"'}
-    home = Deployment('preset = "one-of-each"', **settings)
+    home = Deployment('preset = "one-of-each"', synapse=UNLIMITED + LIVELY, extra=TIMES)
     with adopting():
         try:
             chaos = Chaos(home, record)
-            if supports_liveness(chaos.world):
-                # Longer than any pause, and than a well process takes on a busy machine.
-                chaos.world.extra += '\nhealth_timeout = "5s"'
-                chaos.world.write()
-            faults = known(chaos.world, names)
+            faults = [FAULTS[name] for name in names or FAULTS]
             sequence = steps(random.Random(seed), faults, hasty=minutes is not None)
             end = None if minutes is None else time.monotonic() + minutes * 60
 

@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .census import named
@@ -95,8 +95,6 @@ class Fault:
     name: str
     begin: Begin
     may_cost: Excuse
-    # Whether this build of synvisor is said to stand it.
-    known: Callable[[World], bool] = field(default=lambda _: True)
 
 
 # What may be lost -------------------------------------------------------------------------------------------
@@ -275,10 +273,6 @@ def reloaded(world: World, dice: random.Random) -> Trouble:
     return Trouble(f"reload with {lines.splitlines()[-1]}", trouble.finish, after=after)
 
 
-def supports_liveness(world: World) -> bool:
-    return "health_timeout" in world.home.cli("schema").stdout
-
-
 FAULTS = {
     fault.name: fault
     for fault in [
@@ -288,7 +282,7 @@ FAULTS = {
         Fault("kill router", lambda world, _: killed(world, "router"), broken_off),
         Fault("kill supervisor", kill_supervisor, nothing),
         Fault("pause", paused, nothing),
-        Fault("freeze", frozen, in_flight_in_synapse, known=supports_liveness),
+        Fault("freeze", frozen, in_flight_in_synapse),
         Fault(
             "kill database",
             lambda world, _: without_database(world, killed(world, "postgres")),
