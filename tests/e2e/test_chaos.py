@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -89,19 +88,39 @@ def test_a_second_process_of_a_name_is_noticed(idle: Deployment) -> None:
             process.communicate()
 
 
+# Has a file and a listening socket more when it is told to.
+LEAK = """
+import socket, sys
+print("up", flush=True)
+sys.stdin.readline()
+left = open(sys.argv[1], "w")
+accepting = socket.socket()
+accepting.listen()
+print("done", flush=True)
+sys.stdin.read()
+"""
+
+
 def test_what_is_left_over_is_noticed(idle: Deployment) -> None:
     listed = files(idle)
     (idle.state / "logs").mkdir()
     (idle.state / "logs" / "main.log").touch()
     assert files(idle) == listed
-    before = opened(os.getpid())
-    with (idle.run / "left").open("w"), socket.socket() as accepting:
-        accepting.listen()
-        kinds = ("file", "listening socket")
-        more = [f"{kind}: {before[kind]} before, {before[kind] + 1} after" for kind in kinds]
-        after = opened(os.getpid())
-        assert differences(before, after) == more
-        assert differences(before, after, frozenset(kinds)) == []
+    command = [sys.executable, "-c", LEAK, str(idle.run / "left")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        before = opened(process.pid)
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        process.stdout.readline()
+        after = opened(process.pid)
+        process.stdin.close()
+    kinds = ("file", "listening socket")
+    more = [f"{kind}: {before[kind]} before, {before[kind] + 1} after" for kind in kinds]
+    assert differences(before, after) == more
+    assert differences(before, after, frozenset(kinds)) == []
     assert differences(listed, files(idle)) == ["run/left: 0 before, 1 after"]
     assert grown([1_000] * 8 + [20_000]) != grown([1_000] * 9) == []
 
