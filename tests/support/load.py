@@ -258,7 +258,7 @@ class Crowd:
         ledger.to_device_unanswered[key] = other.user_id
         # Never sent again: Synapse remembers these transactions only as long as the process lives
         # (rest/client/transactions.py, 1.163).
-        if await user.ask("to_device", lambda: user.to_device(message, tx_id=str(uuid.uuid4()))) is not None:
+        if await user.ask("to_device", lambda: user.to_device(message, tx_id=key)) is not None:
             ledger.to_device[key] = ledger.to_device_unanswered.pop(key)
 
     async def upload(self, user: User) -> None:
