@@ -4,7 +4,7 @@ CARGO ?= cargo
 PYTHON ?= python3
 BINARY := target/release/synvisor
 
-.PHONY: help demo test lint unit fuzz e2e test-system soak bench fmt clean venv
+.PHONY: help demo test lint unit fuzz next e2e test-system soak bench fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
@@ -61,7 +61,12 @@ fuzz:
 		-artifact_prefix=target/fuzz/ target/fuzz/corpus/config target/fuzz/seeds >target/fuzz/config.log 2>&1 \
 		|| { tail -n 40 target/fuzz/config.log; exit 1; }
 
-e2e: venv
+# Beside what is shipped, one whose state has another version, to upgrade to and to return from.
+next:
+	$(CARGO) build --release --locked --features next-state
+	@install -D $(BINARY) target/next/synvisor
+
+e2e: venv next
 	$(CARGO) build --release --locked
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
 

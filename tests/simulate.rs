@@ -27,6 +27,10 @@
 //! - A change that lets all stages up at once: "comes up before".
 //! - `held` ignored where units start: "comes up while".
 //! - `begin` without `batch`: "signalled while its batch".
+//! - `(Ready, Stuck)` without Withdraw: "signalled while routed"; without SIGTERM: "not told to end"; not counted, or its
+//!   end counted once more: "not counted once".
+//! - `Stuck` that waits for all of stop_timeout, or has no deadline: "left alone".
+//! - `(Stuck, Ended)` that starts again at once, or is Down: "started … times in a minute".
 //! - Adoption that forgets the incarnation of who is gone: "lives once more"; that takes the dead for alive: "though its
 //!   end is known"; that does not see who lives: "started while"; that wants what was stopped, or keeps what leaves:
 //!   "forgotten alive", "held for"; that does not know of sockets: "held for".

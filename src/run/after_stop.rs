@@ -99,6 +99,8 @@ fn start_waiter(path: &Path) -> io::Result<()> {
         user: None,
         nice: 0,
         umask: 0o077,
+        // The router is another user.
+        capable: true,
     })?;
     waiting.begin()
 }
@@ -141,8 +143,10 @@ fn end(survivors: Survivors, limit: u64) -> io::Result<()> {
 
 async fn end_one(life: Life, role: Role, process: Process, until: Time) {
     tracing::info!("{life} is ended, which no supervisor looks after any more");
-    // One that is gone already is what we want.
-    let _ = process.signal(spawn::signal(role, Ending::Terminate));
+    if let Err(error) = process.signal(spawn::signal(role, Ending::Terminate)) {
+        // One that is gone already is what we want.
+        tracing::debug!("{life} is not told: {error}");
+    }
     let left = Duration::from_millis(until.since(clock::now()));
     if tokio::time::timeout(left, process.ended()).await.is_err() {
         let _ = process.signal(spawn::signal(role, Ending::Kill));

@@ -242,6 +242,7 @@ fn spawn(
         descriptors: program.descriptors,
         user: program.user,
         umask: UMASK,
+        capable: false,
     })
 }
 

@@ -121,6 +121,9 @@ pub fn supervise(
         found.copy_sockets(&mut kept);
     }
     let config = &usable.parsed.config;
+    if survivors.is_none() {
+        await_strangers(&layout, config)?;
+    }
     let users = Users::of(config).map_err(StartError::Config)?;
     let venv = venv::inspect(config, users.synapse.as_ref()).map_err(StartError::Config)?;
     let mut listeners = Listeners::default();
@@ -132,7 +135,7 @@ pub fn supervise(
     let Some(only) = only_one(&layout, true)? else {
         return Err(failed("the lock on the state directory was not made"));
     };
-    let lock = lock(&layout, &users, config, survivors.is_some())?;
+    let lock = lock(&layout, &users)?;
     let made =
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
     // Now that every secret is there.
@@ -215,20 +218,18 @@ fn only_one(layout: &Layout, create: bool) -> Result<Option<fs::Lock>, StartErro
     }
 }
 
-/// Takes the lock that every process of ours gets. Processes that hold it and were not taken over are waited for: they
-/// may be about to end.
-fn lock(layout: &Layout, users: &Users, config: &Config, taken_over: bool) -> Result<fs::Lock, StartError> {
-    let take = |kind| fs::lock(&layout.lock(), kind, true, users.synapse.as_ref());
+/// Waits for the end of processes that an earlier supervisor has started and that nothing is known of: they may be about
+/// to end.
+fn await_strangers(layout: &Layout, config: &Config) -> Result<(), StartError> {
     let give_up = clock::now().after(config.supervisor.stop_timeout);
     let mut said = false;
-    let mut held = !taken_over;
-    while held {
-        held = match take(fs::Kind::Exclusive) {
-            Ok(_) => false,
+    loop {
+        match fs::lock(&layout.lock(), fs::Kind::Exclusive, false, None) {
+            Ok(_) => return Ok(()),
             Err(LockError::Fs(error)) => return Err(failed(error)),
-            Err(LockError::Held(_)) => true,
-        };
-        if held && clock::now() >= give_up {
+            Err(LockError::Held(_)) => {}
+        }
+        if clock::now() >= give_up {
             let pids: Vec<String> = fs::holders(&layout.lock()).iter().map(i32::to_string).collect();
             return Err(StartError::Busy(format!(
                 "processes that an earlier synvisor started on {} still run, and what it noted of them is lost\n  \
@@ -237,15 +238,17 @@ fn lock(layout: &Layout, users: &Users, config: &Config, taken_over: bool) -> Re
                 pids.join(" ")
             )));
         }
-        if held && !said {
+        if !said {
             tracing::info!("waiting for the processes of an earlier synvisor to end");
             said = true;
         }
-        if held {
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        std::thread::sleep(Duration::from_millis(100));
     }
-    match take(fs::Kind::Shared) {
+}
+
+/// Takes the lock that every process of ours gets.
+fn lock(layout: &Layout, users: &Users) -> Result<fs::Lock, StartError> {
+    match fs::lock(&layout.lock(), fs::Kind::Shared, true, users.synapse.as_ref()) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(failed("the lock on the state directory was not made")),
         Err(LockError::Fs(error)) => Err(failed(error)),

@@ -127,6 +127,7 @@ impl Driver {
             descriptors: Vec::new(),
             user: None,
             umask: 0o077,
+            capable: false,
         })?;
         self.pids.insert(waiting.pid(), check.clone())?;
         waiting.begin()?;

@@ -49,6 +49,8 @@ pub struct Command<'a> {
     pub nice: u16,
     /// Permission bits that new files of it do not get.
     pub umask: u32,
+    /// Whether it may what we may: no process of the homeserver has a capability.
+    pub capable: bool,
 }
 
 /// A process that exists and waits for the word to begin: until then it can be noted, so that whoever comes after us
@@ -162,6 +164,7 @@ struct Prepared {
     user: Option<(u32, u32)>,
     umask: u32,
     nice: i32,
+    capable: bool,
 }
 
 impl Prepared {
@@ -191,6 +194,7 @@ impl Prepared {
             user: command.user.map(|user| (user.uid, user.gid)),
             umask: command.umask,
             nice: command.nice.into(),
+            capable: command.capable,
         })
     }
 
@@ -234,7 +238,7 @@ impl Prepared {
                 return (3, Errno::last_raw());
             }
             let all = libc::PR_CAP_AMBIENT_CLEAR_ALL;
-            if libc::prctl(libc::PR_CAP_AMBIENT, all, 0, 0, 0) < 0 {
+            if !self.capable && libc::prctl(libc::PR_CAP_AMBIENT, all, 0, 0, 0) < 0 {
                 return (4, Errno::last_raw());
             }
             libc::umask(self.umask);
@@ -432,6 +436,7 @@ mod tests {
             user: None,
             nice: 0,
             umask: 0o027,
+            capable: false,
         })
         .unwrap();
         let pid = waiting.pid();
@@ -485,6 +490,7 @@ mod tests {
             user: None,
             nice: 0,
             umask: 0o077,
+            capable: false,
         })
         .unwrap()
         .begin()
@@ -510,6 +516,7 @@ mod tests {
                 user: None,
                 nice: 0,
                 umask: 0o077,
+            capable: false,
             })
             .unwrap()
         };

@@ -148,7 +148,7 @@ def test_a_file_that_was_edited_meanwhile_changes_nothing_by_itself(home: Deploy
         assert "generic-2" not in home.pids()
         assert " 1. start\n" in home.cli("plan").stdout
         home.kill()
-        home.toml.write_text("server_name = [", encoding="utf-8")
+        home.toml.write_text(text.replace("[workers]", "[workers"), encoding="utf-8")
         home.start().wait_ready()
         after = home.pids()
         assert {unit for unit in before if before[unit] != after[unit]} == {"forkserver"}

@@ -1,4 +1,4 @@
-"""A supervisor that is killed in the middle of a change: the next one takes over what runs, and finishes it."""
+"""A supervisor that is killed in the middle of a change: the next one takes over, and finishes it."""
 
 from __future__ import annotations
 

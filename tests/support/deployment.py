@@ -149,6 +149,7 @@ class Deployment:
         self.environment = environment or {}
         if run_as:
             os.chown(self.directory, *run_as)
+        self.binary = BINARY
         self.toml = self.directory / "synvisor.toml"
         self.output = self.directory / "output"
         self.process: subprocess.Popen[bytes] | None = None
@@ -185,7 +186,7 @@ drain_timeout = "2s"
         if self.run_as:
             uid, gid = self.run_as
             prefix = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
-        return [*prefix, str(BINARY), *arguments, "--config", str(self.toml)]
+        return [*prefix, str(self.binary), *arguments, "--config", str(self.toml)]
 
     def cli(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
