@@ -4,12 +4,13 @@ CARGO ?= cargo
 PYTHON ?= python3
 BINARY := target/release/synvisor
 
-.PHONY: help demo test lint unit fuzz next e2e test-system bench fmt clean venv
+.PHONY: help demo test lint unit fuzz next e2e test-system soak bench fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
 	@echo "make test          every check and test, with real Synapse, PostgreSQL and Valkey"
 	@echo "make test-system   test the service under systemd, in a Debian of its own (needs root)"
+	@echo "make soak          kill, stop, restart and reload at random under load for a while (MINUTES=10; SEED=n repeats it)"
 	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
 	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning, and routing"
 	@echo "                   (OPTIONS='--setup one-of-each --rounds 1' for some of it; see --help)"
@@ -72,6 +73,12 @@ e2e: venv next
 test-system: venv
 	$(CARGO) build --release --locked
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
+
+MINUTES ?= 10
+
+soak: venv
+	$(CARGO) build --release --locked
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.support.chaos --minutes $(MINUTES)
 
 bench: venv
 	$(CARGO) build --release --locked

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .matrix import Client
-from .orphans import end_holders
+from .orphans import end_holders, holders
 from .toolchain import ROOT, prepare
 
 BINARY = ROOT / "target" / "release" / "synvisor"
@@ -275,13 +275,16 @@ drain_timeout = "2s"
         sockets = [path for path in self.run.rglob("*") if path.is_socket()]
         assert not sockets, f"sockets were left behind: {sockets}"
         assert code == 0, f"exit code {code}:\n{self.tail()}"
+        # Not all were its descendants: some outlived a supervisor before this one.
+        kept = {process.pid: command_line(process.pid) for process in holders(self.state)}
+        assert not kept, f"processes were left behind that this supervisor had not started: {kept}"
         self.process = None
 
     def close(self) -> None:
         try:
             self.stop()
         finally:
-            if self.process is not None and self.process.poll() is None:
+            if self.process is not None:
                 self.process.kill()
                 self.process.wait()
             # A supervisor that was killed leaves the homeserver running.

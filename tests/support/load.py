@@ -258,7 +258,7 @@ class Crowd:
         ledger.to_device_unanswered[key] = other.user_id
         # Never sent again: Synapse remembers these transactions only as long as the process lives
         # (rest/client/transactions.py, 1.163).
-        if await user.ask("to_device", lambda: user.to_device(message, tx_id=str(uuid.uuid4()))) is not None:
+        if await user.ask("to_device", lambda: user.to_device(message, tx_id=key)) is not None:
             ledger.to_device[key] = ledger.to_device_unanswered.pop(key)
 
     async def upload(self, user: User) -> None:
@@ -294,7 +294,9 @@ class Crowd:
         if user.unaware:
             return
         user.name, user.unaware = f"name {uuid.uuid4()}", set(user.joined)
-        await user.ask("profile_set", lambda: user.set_displayname(user.name))
+        if await user.ask("profile_set", lambda: user.set_displayname(user.name)) is None:
+            # Nobody may ever hear of it; it is tried again with another one, much later.
+            user.unaware.clear()
 
     async def profile_get(self, user: User) -> None:
         other = self.random.choice(self.users).user_id
