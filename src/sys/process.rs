@@ -516,7 +516,7 @@ mod tests {
                 user: None,
                 nice: 0,
                 umask: 0o077,
-            capable: false,
+                capable: false,
             })
             .unwrap()
         };
