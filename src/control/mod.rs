@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::host::layout::Layout;
 use crate::supervise::Verb;
+use crate::sys::descriptors;
 use crate::sys::socket;
 use crate::sys::users;
 use crate::sys::users::User;
@@ -27,6 +29,9 @@ use crate::wire::StatusReport;
 pub mod client;
 mod logs;
 mod serve;
+
+/// After an accept that failed.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Members of this group may control the supervisor.
 const GROUP: &str = "synvisor";
@@ -86,17 +91,27 @@ impl Control {
         self.listener.as_fd().try_clone_to_owned()
     }
 
-    /// Answers clients for as long as the supervisor lives.
+    /// Answers clients for as long as the supervisor lives; one at a time also where there are no descriptors left, so
+    /// that somebody can learn why.
     pub async fn serve(self, layout: Layout, commands: mpsc::Sender<Command>) {
+        let mut spare = descriptors::spare();
+        let mut said = false;
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
+                    said = false;
                     let who = self.allowed(&stream);
                     tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
+                    spare = spare.or_else(descriptors::spare);
                 }
+                Err(error) if descriptors::are_used_up(&error) && spare.is_some() => drop(spare.take()),
                 Err(error) => {
-                    tracing::warn!("cannot accept on the control socket: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    if !said {
+                        tracing::warn!("cannot accept on the control socket: {error}");
+                    }
+                    said = true;
+                    tokio::time::sleep(PAUSE).await;
+                    spare = spare.or_else(descriptors::spare);
                 }
             }
         }

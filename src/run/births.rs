@@ -63,7 +63,9 @@ impl Births {
 impl Driver {
     pub(super) fn start(&mut self, life: Life) {
         let Some(unit) = self.unit(&life.unit).cloned() else { return };
-        tracing::info!("{} starts", life.unit);
+        if !self.is_external(&life.unit) {
+            tracing::info!("{} starts", life.unit);
+        }
         self.timeline.begins(&life.unit, clock::now());
         let started = if unit.role.is_synapse() {
             self.start_synapse(&unit, &life)
