@@ -119,6 +119,11 @@ fn explain(
     };
     let head = format!("PostgreSQL at {place} refuses user {user} and database {database}: {text}");
     let code = error.code();
+    if code == Some(&SqlState::CANNOT_CONNECT_NOW) {
+        return Err(format!(
+            "PostgreSQL at {place} lets nobody in now: {text}\n  it starts, stops or recovers, and is asked again until it does"
+        ));
+    }
     if code == Some(&SqlState::INVALID_PASSWORD)
         || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
     {
