@@ -94,27 +94,40 @@ impl Control {
     /// Answers clients for as long as the supervisor lives; one at a time also where there are no descriptors left, so
     /// that somebody can learn why.
     pub async fn serve(self, layout: Layout, commands: mpsc::Sender<Command>) {
-        let mut spare = descriptors::spare();
+        let mut spare = None;
         let mut said = false;
         loop {
+            // Whoever was let in by it has to leave before the next one is.
+            spare = spare.or_else(descriptors::spare);
+            if spare.is_none() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             match self.listener.accept().await {
                 Ok((stream, _)) => {
                     said = false;
-                    let who = self.allowed(&stream);
-                    tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
-                    spare = spare.or_else(descriptors::spare);
+                    self.let_in(stream, &layout, &commands);
                 }
-                Err(error) if descriptors::are_used_up(&error) && spare.is_some() => drop(spare.take()),
+                Err(error) if descriptors::are_used_up(&error) => {
+                    drop(spare.take());
+                    if let Ok((stream, _)) = self.listener.accept().await {
+                        self.let_in(stream, &layout, &commands);
+                    }
+                }
                 Err(error) => {
                     if !said {
                         tracing::warn!("cannot accept on the control socket: {error}");
                     }
                     said = true;
                     tokio::time::sleep(PAUSE).await;
-                    spare = spare.or_else(descriptors::spare);
                 }
             }
         }
+    }
+
+    fn let_in(&self, stream: UnixStream, layout: &Layout, commands: &mpsc::Sender<Command>) {
+        let who = self.allowed(&stream);
+        tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
     }
 
     /// Root, our own user, and members of the group, by name; nobody else.

@@ -40,22 +40,20 @@ impl std::fmt::Display for FsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "cannot {} {}: {}", self.doing, self.path.display(), self.source)?;
         let directory = self.path.parent().unwrap_or(&self.path).display();
-        match self.source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                write!(f, "\n  make room on its file system: df -h {directory}")
-            }
-            io::ErrorKind::ReadOnlyFilesystem => {
-                write!(
-                    f,
-                    "\n  dmesg says why it became read-only; make it writable: mount -o remount,rw \
-                     $(findmnt -no TARGET -T {directory})"
-                )
-            }
-            _ if descriptors::are_used_up(&self.source) => {
-                write!(f, "\n  raise LimitNOFILE= of the service: it is {}", descriptors::limit())
-            }
-            _ => Ok(()),
+        let kind = self.source.kind();
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return write!(f, "\n  make room on its file system: df -h {directory}");
         }
+        if kind == io::ErrorKind::ReadOnlyFilesystem {
+            return write!(
+                f,
+                "\n  dmesg says why it became read-only; then: mount -o remount,rw $(findmnt -no TARGET -T {directory})"
+            );
+        }
+        if descriptors::are_used_up(&self.source) {
+            return write!(f, "\n  raise LimitNOFILE= of the service: it is {}", descriptors::limit());
+        }
+        Ok(())
     }
 }
 
