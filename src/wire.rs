@@ -146,6 +146,7 @@ pub struct UnitReport {
     pub name: UnitName,
     /// What it is: `main`, `generic`, `postgres (external)`, ….
     pub role: String,
+    /// `away` of a service that is not ours and does not answer; otherwise the word of the supervisor's core.
     pub state: String,
     pub pid: Option<i32>,
     pub incarnation: Incarnation,

@@ -236,6 +236,35 @@ fn unsafe_code_stays_in_sys() {
     }
 }
 
+/// Clocks other than the one that deadlines are kept by: one can be set, another stands while the machine sleeps.
+const CLOCKS: [&str; 4] = ["CLOCK_", "SystemTime", "UNIX_EPOCH", "clock::wall"];
+
+/// Where they may be, by a file and what the line holds.
+const MAY_READ_CLOCKS: [(&str, &str); 5] = [
+    ("src/sys/clock.rs", "CLOCK_BOOTTIME"),
+    ("src/sys/clock.rs", "CLOCK_REALTIME"),
+    // When a generation was made is for people to read.
+    ("src/run/apply.rs", "generations.begin("),
+    ("src/run/chosen.rs", "generations.begin("),
+    // What systemd wants to hear with RELOADING=1.
+    ("src/run/reload.rs", "CLOCK_MONOTONIC"),
+];
+
+fn other_clocks(source: &Source) -> Vec<String> {
+    let may =
+        |line: &str| MAY_READ_CLOCKS.iter().any(|(path, words)| source.path == *path && line.contains(words));
+    let code = source.code();
+    let found = code.lines().filter(|line| CLOCKS.iter().any(|clock| line.contains(clock)) && !may(line));
+    found.map(|line| format!("{}: {}", source.path, line.trim())).collect()
+}
+
+#[test]
+fn no_deadline_goes_by_a_clock_that_can_be_set() {
+    // Mutation: `clock::wall` for `clock::now` in run/memory.rs: seen red.
+    let found = all(other_clocks, &sources("src"));
+    assert!(found.is_empty(), "{found}");
+}
+
 #[test]
 fn the_changelog_has_a_place_for_what_comes_next() {
     // Mutation: the heading renamed to `[0.1.0]`: seen red.

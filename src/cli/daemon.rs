@@ -12,6 +12,7 @@ use crate::router;
 use crate::run;
 use crate::run::Ended;
 use crate::run::StartError;
+use crate::sys::descriptors;
 use crate::sys::process;
 
 use super::Exit;
@@ -104,6 +105,8 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         }
     };
     let Some(control) = inherited.pop() else { return Exit::Usage };
+    // Each client takes two; what we are let have we take.
+    let _ = descriptors::raise_limit();
     let setup = router::RouterSetup {
         control: UnixListener::from(control),
         allowed_uids: vec![0, arguments.supervisor_uid],

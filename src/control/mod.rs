@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::host::layout::Layout;
 use crate::supervise::Verb;
+use crate::sys::descriptors;
 use crate::sys::socket;
 use crate::sys::users;
 use crate::sys::users::User;
@@ -27,6 +29,9 @@ use crate::wire::StatusReport;
 pub mod client;
 mod logs;
 mod serve;
+
+/// After an accept that failed.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Members of this group may control the supervisor.
 const GROUP: &str = "synvisor";
@@ -86,20 +91,43 @@ impl Control {
         self.listener.as_fd().try_clone_to_owned()
     }
 
-    /// Answers clients for as long as the supervisor lives.
+    /// Answers clients for as long as the supervisor lives; one at a time also where there are no descriptors left, so
+    /// that somebody can learn why.
     pub async fn serve(self, layout: Layout, commands: mpsc::Sender<Command>) {
+        let mut spare = None;
+        let mut said = false;
         loop {
+            // Whoever was let in by it has to leave before the next one is.
+            spare = spare.or_else(descriptors::spare);
+            if spare.is_none() {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let who = self.allowed(&stream);
-                    tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
+                    said = false;
+                    self.let_in(stream, &layout, &commands);
+                }
+                Err(error) if descriptors::are_used_up(&error) => {
+                    drop(spare.take());
+                    if let Ok((stream, _)) = self.listener.accept().await {
+                        self.let_in(stream, &layout, &commands);
+                    }
                 }
                 Err(error) => {
-                    tracing::warn!("cannot accept on the control socket: {error}");
-                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                    if !said {
+                        tracing::warn!("cannot accept on the control socket: {error}");
+                    }
+                    said = true;
+                    tokio::time::sleep(PAUSE).await;
                 }
             }
         }
+    }
+
+    fn let_in(&self, stream: UnixStream, layout: &Layout, commands: &mpsc::Sender<Command>) {
+        let who = self.allowed(&stream);
+        tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
     }
 
     /// Root, our own user, and members of the group, by name; nobody else.

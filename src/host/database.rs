@@ -87,10 +87,21 @@ pub async fn reach_postgres(config: &Config, password: Option<&str>) -> Result<(
     match within(connect(&endpoint, &settings)).await {
         Ok(_client) => Ok(()),
         Err(Failure::Postgres(error)) => explain(&error, &place, user, database, &config.supervisor.user),
-        Err(Failure::Other(error)) => Err(format!(
-            "PostgreSQL at {place} cannot be reached: {error}\n  is it running, and are host and port in [database] right?"
-        )),
+        Err(Failure::Other(error)) => Err(unreached(&place, &error)),
     }
+}
+
+fn unreached(place: &str, error: &str) -> String {
+    format!(
+        "PostgreSQL at {place} cannot be reached: {error}\n  is it running, and are host and port in [database] right?"
+    )
+}
+
+/// What the client library says of an error that is not one of the connection.
+fn not_io(error: &tokio_postgres::Error) -> Option<String> {
+    let of_connection =
+        std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>);
+    (!error.is_closed() && !of_connection).then(|| error.to_string())
 }
 
 /// What PostgreSQL's refusal means; not every refusal is one for Synapse.
@@ -101,9 +112,18 @@ fn explain(
     database: &str,
     system_user: &str,
 ) -> Result<(), String> {
-    let text = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    let Some(text) = error.as_db_error().map(|error| error.message().to_owned()).or_else(|| not_io(error))
+    else {
+        // It went while we asked.
+        return Err(unreached(place, &error.to_string()));
+    };
     let head = format!("PostgreSQL at {place} refuses user {user} and database {database}: {text}");
     let code = error.code();
+    if code == Some(&SqlState::CANNOT_CONNECT_NOW) {
+        return Err(format!(
+            "PostgreSQL at {place} lets nobody in now: {text}\n  it starts, stops or recovers, and is asked again until it does"
+        ));
+    }
     if code == Some(&SqlState::INVALID_PASSWORD)
         || code == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
     {

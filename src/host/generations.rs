@@ -85,7 +85,9 @@ impl Generations {
         let number = all.last().map_or(1, |last| last.number + 1);
         fs::replace(&self.file(number, "toml"), text.as_bytes(), 0o600, None)?;
         let (who, result) = (who.to_owned(), GenerationResult::Applying);
-        self.write(&Generation { number, at, who, changes, rollback, result, why: None })?;
+        let record = Generation { number, at, who, changes, rollback, result, why: None };
+        // A text without a record does not count, and takes room.
+        self.write(&record).inspect_err(|_| drop(fs::remove(&self.file(number, "toml"))))?;
         let applied = self.applied().map(|generation| generation.number);
         let excess = (all.len() + 1).saturating_sub(KEPT);
         for old in all.iter().take(excess).filter(|old| Some(old.number) != applied) {

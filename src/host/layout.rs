@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::config::Config;
+use crate::render::File;
 use crate::render::FileSet;
 use crate::sys::fs;
 use crate::sys::fs::FsError;
@@ -184,13 +185,18 @@ impl Layout {
         Ok(())
     }
 
-    /// Writes rendered files; returns those that changed.
+    /// Writes rendered files, all of them or, where there is no room, none; returns those that changed.
     pub fn write(&self, files: &FileSet, users: &Users) -> Result<Vec<PathBuf>, FsError> {
+        let others = files.iter().filter(|(path, file)| !fs::holds(path, &file.bytes, file.mode));
+        let new = |(path, file): (&PathBuf, &File)| {
+            let replacement = fs::Replacement::new(path, &file.bytes, file.mode, users.synapse.as_ref())?;
+            Ok((path.clone(), replacement))
+        };
+        let replacements = others.map(new).collect::<Result<Vec<_>, FsError>>()?;
         let mut changed = Vec::new();
-        for (path, file) in files {
-            if fs::replace(path, &file.bytes, file.mode, users.synapse.as_ref())? {
-                changed.push(path.clone());
-            }
+        for (path, replacement) in replacements {
+            replacement.commit()?;
+            changed.push(path);
         }
         Ok(changed)
     }

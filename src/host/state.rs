@@ -172,7 +172,13 @@ struct Images {
 pub fn write_images(layout: &Layout, images: &BTreeMap<UnitName, Image>) -> Result<(), FsError> {
     // Tables of TOML in a table of TOML.
     let text = toml::to_string(&Images { images: images.clone() }).unwrap_or_default();
-    fs::replace_fleeting(&layout.images_file(), text.as_bytes())
+    let path = layout.images_file();
+    // The way back from what could not be noted needs no room.
+    if fs::holds(&path, text.as_bytes(), 0o600) {
+        Ok(())
+    } else {
+        fs::replace_fleeting(&path, text.as_bytes())
+    }
 }
 
 /// What processes run with, as far as that can be read.

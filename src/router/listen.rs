@@ -21,9 +21,12 @@ use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
+use crate::sys::descriptors;
 use crate::wire::ListenerSettings;
 
 use super::PAUSE;
@@ -35,6 +38,26 @@ const HEAD: Duration = Duration::from_secs(75);
 /// Synapse's own limits are 16 KiB and 500 headers (`synapse/http/site.py`).
 const MOST_HEADERS: usize = 500;
 const LARGEST_HEAD: usize = 64 * 1024;
+
+/// What the router needs itself: standard streams, sockets, the runtime, and some for connections that end.
+const OWN_DESCRIPTORS: u64 = 32;
+/// Between two looks at a limit that was reached.
+const LIMIT_LOOK: Duration = Duration::from_secs(1);
+/// What goes on for long is said this often.
+const COMPLAINT: Duration = Duration::from_secs(60);
+
+/// Something that happens again and again and is said now and then.
+#[derive(Default)]
+struct Complaint(Option<Instant>);
+
+impl Complaint {
+    fn say(&mut self, what: impl FnOnce() -> String) {
+        if self.0.is_none_or(|said| said.elapsed() >= COMPLAINT) {
+            tracing::warn!("{}", what());
+            self.0 = Some(Instant::now());
+        }
+    }
+}
 
 /// One address that clients reach us at. Whoever came in by it keeps it, whatever becomes of the others.
 pub(super) struct Listener {
@@ -67,11 +90,14 @@ pub(super) struct Listeners {
     end: watch::Sender<End>,
     /// What an idle connection has for one more request.
     farewell: Duration,
+    /// Told when somebody has left.
+    left: Rc<Notify>,
 }
 
 impl Listeners {
     pub(super) fn new(farewell: Duration) -> Self {
-        Self { open: RefCell::default(), end: watch::Sender::new(End::NotYet), farewell }
+        let end = watch::Sender::new(End::NotYet);
+        Self { open: RefCell::default(), end, farewell, left: Rc::default() }
     }
 
     /// Listens at exactly these addresses, and returns when every other socket is closed. A socket that we have is kept,
@@ -110,6 +136,7 @@ impl Listeners {
                 state: Rc::clone(state),
                 end: self.end.subscribe(),
                 farewell: self.farewell,
+                left: Rc::clone(&self.left),
             };
             let accepting = tokio::task::spawn_local(door.accept(socket));
             self.open.borrow_mut().insert(address, Open { listener, accepting });
@@ -157,21 +184,72 @@ struct Door {
     state: Rc<State>,
     end: watch::Receiver<End>,
     farewell: Duration,
+    left: Rc<Notify>,
+}
+
+/// Somebody who is in, until it is dropped.
+struct In(Rc<Notify>);
+
+impl Drop for In {
+    fn drop(&mut self) {
+        self.0.notify_waiters();
+    }
+}
+
+/// How many may be in under a limit of descriptors: each may need another one for its connection to a process, and who is
+/// in must get it.
+const fn most_in(limit: u64) -> u64 {
+    let most = limit.saturating_sub(OWN_DESCRIPTORS) / 2;
+    if most == 0 { 1 } else { most }
 }
 
 impl Door {
-    async fn accept(mut self, socket: TcpListener) {
-        let mut closed = self.listener.closed.subscribe();
+    /// Waits until one more may be let in; who is not waits in the kernel.
+    async fn room(&self, complaint: &mut Complaint) {
+        loop {
+            let left = self.left.notified();
+            tokio::pin!(left);
+            // From here on nothing is missed.
+            left.as_mut().enable();
+            let limit = descriptors::limit();
+            // The others who hold it are the listeners and their doors.
+            let inside = Rc::strong_count(&self.left) - 1 - self.state.listeners.open.borrow().len();
+            if (inside as u64) < most_in(limit) {
+                return;
+            }
+            complaint.say(|| {
+                format!(
+                    "{inside} clients are connected, all that {limit} descriptors allow; others wait until one leaves\n  \
+                     raise LimitNOFILE= of the service"
+                )
+            });
+            // The limit itself may change.
+            let _ = tokio::time::timeout(LIMIT_LOOK, left).await;
+        }
+    }
+
+    async fn next(
+        &self,
+        socket: &TcpListener,
+        complaint: &mut Complaint,
+    ) -> io::Result<(TcpStream, SocketAddr)> {
+        self.room(complaint).await;
+        socket.accept().await
+    }
+
+    async fn accept(self, socket: TcpListener) {
+        let (mut closed, mut end) = (self.listener.closed.subscribe(), self.end.clone());
+        let mut complaint = Complaint::default();
         loop {
             let accepted = tokio::select! {
-                accepted = socket.accept() => accepted,
+                accepted = self.next(&socket, &mut complaint) => accepted,
                 _ = closed.wait_for(|closed| *closed) => break,
-                _ = self.end.wait_for(|end| *end != End::NotYet) => return,
+                _ = end.wait_for(|end| *end != End::NotYet) => return,
             };
             match accepted {
                 Ok((stream, peer)) => self.admit(stream, peer.ip()),
                 Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
+                    complaint.say(|| format!("cannot accept a connection: {error}"));
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -191,7 +269,8 @@ impl Door {
     }
 
     async fn serve(self, stream: TcpStream, peer: IpAddr) {
-        let Self { listener, state, mut end, farewell } = self;
+        let Self { listener, state, mut end, farewell, left } = self;
+        let _in = In(left);
         let ending = end.clone();
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);

@@ -236,7 +236,7 @@ impl Driver {
     }
 
     /// What it said while nobody listened is lost: asks whether it is ready.
-    fn ask_again(&mut self, life: Life) {
+    pub(super) fn ask_again(&mut self, life: Life) {
         let Some(unit) = self.unit(&life.unit).cloned() else { return };
         if let (true, Some(socket)) = (unit.role.is_synapse(), unit.private_socket.clone()) {
             let redis = topology::uses_redis(&self.running.config);

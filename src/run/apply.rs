@@ -289,6 +289,11 @@ impl Driver {
         self.core.set_policy(policy(&self.running.config));
         self.around.listeners.take(bound, &self.running.config.listen);
         self.tell_table();
+        if old.config.database != self.running.config.database
+            || old.config.redis != self.running.config.redis
+        {
+            self.look_after_services();
+        }
         if old.config.supervisor.health_timeout != self.running.config.supervisor.health_timeout {
             self.keep_asking_all();
         }

@@ -20,6 +20,7 @@ use crate::supervise::Input;
 use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::sys::clock;
+use crate::sys::descriptors;
 use crate::sys::process;
 use crate::sys::process::Waiting;
 use crate::topology::Role;
@@ -63,7 +64,9 @@ impl Births {
 impl Driver {
     pub(super) fn start(&mut self, life: Life) {
         let Some(unit) = self.unit(&life.unit).cloned() else { return };
-        tracing::info!("{} starts", life.unit);
+        if !self.is_external(&life.unit) {
+            tracing::info!("{} starts", life.unit);
+        }
         self.timeline.begins(&life.unit, clock::now());
         let started = if unit.role.is_synapse() {
             self.start_synapse(&unit, &life)
@@ -75,7 +78,7 @@ impl Driver {
             if unit.role == Role::Router {
                 self.without_router(&life);
             }
-            self.input(Input::StartFailed(life, error.to_string()));
+            self.input(Input::StartFailed(life, not_started(&error)));
         }
     }
 
@@ -114,7 +117,7 @@ impl Driver {
         let held = self.sockets.hold(unit, &self.around.users)?;
         if let Some(link) = &self.births.link {
             let image = self.running.images.get(&unit.name);
-            let (go, descriptors) = descriptors(&self.around, self.around.output(unit)?, held)?;
+            let (go, descriptors) = handed_on(&self.around, self.around.output(unit)?, held)?;
             let process = spawn::describe(unit, image, &self.running.config, &self.around, held);
             link.fork(life.clone(), process, descriptors);
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
@@ -135,7 +138,7 @@ impl Driver {
         let same = target.config.python == self.running.config.python
             && target.synapse_version == self.running.synapse_version;
         if let (Some(link), true) = (&self.births.link, same) {
-            let (go, descriptors) = descriptors(&self.around, output, &[])?;
+            let (go, descriptors) = handed_on(&self.around, output, &[])?;
             link.fork(life.clone(), spawn::trial(files, environment, &self.around), descriptors);
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
         } else {
@@ -212,7 +215,7 @@ impl Driver {
                     return self.tried(life, None);
                 }
                 if let Err(error) = self.start_alone(life) {
-                    self.input(Input::StartFailed(life.clone(), error.to_string()));
+                    self.input(Input::StartFailed(life.clone(), not_started(&error)));
                 }
             }
             Some((_, None)) => {
@@ -248,7 +251,7 @@ impl Driver {
             }
             Ok(_) => {}
             // Without the word it ends.
-            Err(error) => return self.input(Input::StartFailed(life, error.to_string())),
+            Err(error) => return self.input(Input::StartFailed(life, not_started(&error))),
         }
         // Only now that its end would be understood may it begin; without the word it ends by itself.
         if let Some(go) = go {
@@ -287,8 +290,16 @@ impl Driver {
     }
 }
 
+/// Why a process could not be started, and what to do where the kernel says no more than that.
+fn not_started(error: &io::Error) -> String {
+    if descriptors::are_used_up(error) {
+        return format!("{error}\n  raise LimitNOFILE= of the service: it is {}", descriptors::limit());
+    }
+    error.to_string()
+}
+
 /// What a forked process gets, and the other end of the pipe at which it waits.
-fn descriptors(
+fn handed_on(
     around: &spawn::Surroundings,
     output: File,
     held: &[Held],

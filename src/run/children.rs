@@ -73,6 +73,10 @@ impl Driver {
             tracing::warn!("{} ended unasked: {exit}{words}", life.unit);
         }
         self.learn_from_exit(&life, exit, detail.as_deref());
+        let born = self.core.ready(&life.unit).as_ref() == Some(&life);
+        if unasked && !born {
+            self.look_after_services();
+        }
         self.input(Input::Exited { life: life.clone(), exit, detail });
         self.ended_reading(&life, exit, unasked);
         self.give_up_start();

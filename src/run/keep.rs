@@ -18,11 +18,18 @@ impl Driver {
         if text == self.kept {
             return;
         }
-        // Whoever cannot be adopted ends with the service: not to write is no reason to stop.
-        if let Err(error) = fs::replace_fleeting(&self.around.layout.state_file(), text.as_bytes()) {
-            tracing::warn!("a supervisor that takes over would not find every process: {error}");
+        // Whoever cannot be adopted ends with the service: not to write is no reason to stop. It is tried again whenever
+        // anything happens, every few seconds at least.
+        match fs::replace_fleeting(&self.around.layout.state_file(), text.as_bytes()) {
+            Ok(()) => (self.kept, self.unkept) = (text, None),
+            Err(error) => {
+                let why = format!("a supervisor that takes over would not find every process: {error}");
+                if self.unkept.as_ref() != Some(&why) {
+                    tracing::warn!("{why}");
+                }
+                self.unkept = Some(why);
+            }
         }
-        self.kept = text;
     }
 
     /// Keeps what processes run with; before their files are written.

@@ -13,6 +13,7 @@ use crate::config::nearest::nearest;
 use crate::supervise::Input;
 use crate::supervise::Life;
 use crate::sys::clock;
+use crate::sys::descriptors;
 use crate::sys::fs;
 use crate::sys::process;
 use crate::topology::UnitName;
@@ -232,9 +233,16 @@ async fn silence(socket: &Path, interval: Duration, limit: u64) {
     }
 }
 
-/// Whatever it says: who can refuse is not stuck.
+/// Whatever it says: who can refuse is not stuck. Nor is one whom we cannot ask for want of descriptors, or whose socket
+/// was removed, which is seen elsewhere.
 async fn answer(socket: &Path) {
-    while probe::get(socket, "/health").await.is_err() {
+    while let Err(error) = probe::get(socket, "/health").await {
+        let ours = |error: &std::io::Error| {
+            descriptors::are_used_up(error) || error.kind() == std::io::ErrorKind::NotFound
+        };
+        if error.downcast_ref::<std::io::Error>().is_some_and(ours) {
+            return;
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }
@@ -243,7 +251,7 @@ async fn answer(socket: &Path) {
 const fn counted(strikes: u32, answered: bool, waited: u64, limit: u64) -> u32 {
     if answered {
         0
-    } else if waited > limit.saturating_add(LATE) {
+    } else if waited > limit.saturating_add(LATE) || waited < limit {
         // We were stopped, or the machine slept: the process may have had no time at all. The next question tells.
         strikes
     } else {

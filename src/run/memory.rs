@@ -1,7 +1,5 @@
 //! Processes that outgrow `max_memory` are restarted, as gracefully as an administrator would.
 
-use std::time::Duration;
-
 use crate::render;
 use crate::supervise::Input;
 use crate::supervise::Ticket;
@@ -12,14 +10,12 @@ use crate::topology::UnitName;
 
 use super::Driver;
 
-/// Memory grows over minutes; a look costs one read of a file for each process that has a limit.
-pub(super) const INTERVAL: Duration = Duration::from_secs(5);
-
 /// A limit below what a process starts with must not keep it from all work.
 const LEAST_LIFE_MS: u64 = 30_000;
 
 impl Driver {
-    /// Restarts what has outgrown its limit.
+    /// Restarts what has outgrown its limit: memory grows over minutes, and a look costs one read of a file for each
+    /// process that has one.
     pub(super) fn recycle(&mut self) {
         for unit in self.outgrown() {
             self.tickets += 1;

@@ -23,7 +23,6 @@ use crate::supervise::Time;
 use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::notify::NotifySocket;
-use crate::topology::Role;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::FromRouter;
@@ -41,6 +40,7 @@ mod link;
 mod listeners;
 mod liveness;
 mod memory;
+mod mend;
 mod orders;
 mod output;
 mod planning;
@@ -49,6 +49,7 @@ mod processes;
 mod reload;
 mod report;
 mod routers;
+mod services;
 mod signals;
 mod sockets;
 mod spawn;
@@ -88,6 +89,10 @@ use watchdog::Watchdog;
 /// While the homeserver starts, systemd is told this often that it is still under way.
 const STARTING_NOTICE: Duration = Duration::from_secs(10);
 
+/// Between two looks at what nobody tells us of: the memory of processes, and whether our sockets are still there. Not
+/// rarer than the clock takes for standing still.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// What the supervisor's tasks tell its loop.
 #[derive(Debug)]
 pub(crate) enum News {
@@ -95,6 +100,8 @@ pub(crate) enum News {
     Ready(Life),
     /// It is not ready, and why.
     Trouble(Life, String),
+    /// A service that is not ours, and was ready, cannot be reached, and why.
+    Away(Life, String),
     /// It has answered nothing for too long: twice so many milliseconds.
     Silent(Life, u64),
     /// All that there is to know of one that is silent.
@@ -150,6 +157,12 @@ struct Driver {
     upgrade: Option<Upgrade>,
     /// What was kept last for the next supervisor.
     kept: String,
+    /// Why what there is could not be kept.
+    unkept: Option<String>,
+    /// What serves the control socket, and where it brings what it is asked.
+    serving: JoinHandle<()>,
+    commands: mpsc::Sender<Command>,
+    mending: mend::Mending,
     /// What asks after the readiness of each unit.
     probes: BTreeMap<UnitName, JoinHandle<()>>,
     troubles: BTreeMap<UnitName, String>,
@@ -186,12 +199,12 @@ impl Driver {
         }
         self.input(Input::Desire(specs(&self.running.topology, &self.around)));
         let mut starting = tokio::time::interval(STARTING_NOTICE);
-        let mut memory = tokio::time::interval(memory::INTERVAL);
+        let mut look = tokio::time::interval(LOOK);
         let mut watchdog = Watchdog::from_environment();
         while !self.finished {
             let deadline = self.core.poll_timeout();
-            let services_due =
-                self.service_missing().then_some(give_up).filter(|_| !self.stopping && !self.started);
+            let waiting = !self.stopping && !self.started && self.missing_service().is_some();
+            let services_due = waiting.then_some(give_up);
             tokio::select! {
                 readable = self.notify.readable() => {
                     if readable.is_ok() { self.hear(); }
@@ -212,7 +225,7 @@ impl Driver {
                 () = until(self.change_overdue()) => self.change_hangs(),
                 () = until(self.upgrade.as_ref().map(|upgrade| upgrade.deadline)) => self.check_hangs(),
                 () = watchdog.due() => watchdog::feed(),
-                _ = memory.tick(), if !self.stopping => self.recycle(),
+                _ = look.tick() => self.look_around(),
                 _ = starting.tick(), if !self.started => {
                     let longer = u32::try_from((STARTING_NOTICE * 3).as_micros()).unwrap_or(u32::MAX);
                     let status = self.what_start_waits_for();
@@ -233,10 +246,19 @@ impl Driver {
         let units = self.core.status();
         let missing = units.iter().find(|unit| needed.contains(&unit.name) && unit.state != "ready");
         let Some(unit) = missing else { return "starting".to_owned() };
-        let service = self.missing_service().and_then(|service| self.troubles.get(&service.name));
+        let service = self.service_gone().and_then(|service| self.troubles.get(&service));
         let why = service.or_else(|| self.troubles.get(&unit.name)).or(unit.reason.as_ref());
         let why = why.and_then(|why| why.lines().next()).map_or_else(String::new, |why| format!(": {why}"));
         format!("{} is {}{why}", unit.name, unit.state)
+    }
+
+    fn look_around(&mut self) {
+        // It takes note that we run.
+        clock::now();
+        if !self.stopping {
+            self.recycle();
+            self.mend_sockets();
+        }
     }
 
     fn input(&mut self, input: Input) {
@@ -253,16 +275,12 @@ impl Driver {
                 self.timeline.ready(&life.unit, clock::now());
                 self.input(Input::Ready(life.clone()));
                 self.keep_asking(&life);
+                self.look_after_service(&life, services::INTERVAL);
             }
+            News::Away(life, why) => self.service_away(life, why),
             News::Silent(life, limit) => self.silent(&life, limit),
             News::Stuck(life, reason) => self.stuck(life, reason),
-            News::Trouble(life, text) => {
-                let embedded_start = self.pids.of(&life).is_some();
-                if !embedded_start {
-                    tracing::warn!("{text}");
-                }
-                self.troubles.insert(life.unit, text);
-            }
+            News::Trouble(life, text) => self.trouble(life, text),
             News::Router(life, message) => self.hear_router(life, message),
             News::RouterLost(life) => self.lost_router(life),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),
@@ -302,25 +320,6 @@ impl Driver {
         self.input(Input::Shutdown);
     }
 
-    /// Whether a service that is not ours has never been reached.
-    fn service_missing(&self) -> bool {
-        self.missing_service().is_some()
-    }
-
-    fn missing_service(&self) -> Option<&Unit> {
-        let external = |unit: &&Unit| {
-            matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
-        };
-        self.running.topology.units.iter().filter(external).find(|unit| self.core.ready(&unit.name).is_none())
-    }
-
-    fn give_up(&mut self) {
-        let Some(name) = self.missing_service().map(|unit| unit.name.clone()) else { return };
-        let trouble = self.troubles.get(&name).cloned().unwrap_or_else(|| format!("{name} does not answer"));
-        self.unreachable = Some(trouble);
-        self.stop();
-    }
-
     fn obey(&mut self) {
         while let Some(effect) = self.core.poll_effect() {
             match effect {
@@ -344,22 +343,6 @@ impl Driver {
                 Effect::Finished => self.finished = true,
             }
         }
-    }
-
-    /// Synapse says when to ask; the others are asked from the start.
-    fn await_ready(&mut self, unit: &Unit, life: Life) {
-        let (service, source) = match unit.role {
-            Role::Main | Role::Worker(_) => return,
-            Role::ForkServer => return self.connect_fork_server(life),
-            Role::Router => return self.connect_router(life),
-            Role::Postgres { .. } => (probe::Service::Postgres, self.running.config.database.password()),
-            Role::Redis { .. } => (probe::Service::Redis, self.running.config.redis.password()),
-        };
-        let password = source.map(|source| self.running.secrets.get(source).to_owned());
-        let (config, news) = (self.running.config.clone(), self.news.clone());
-        let probe = probe::service(life.clone(), service, config, password, news);
-        let task = tokio::spawn(probe);
-        self.watch(&life, task);
     }
 
     fn watch(&mut self, life: &Life, task: JoinHandle<()>) {

@@ -11,7 +11,7 @@ use crate::supervise::Outcome;
 use crate::supervise::Ticket;
 use crate::supervise::Verb;
 use crate::sys::clock;
-use crate::topology::Role;
+use crate::sys::descriptors;
 use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::Counts;
@@ -87,6 +87,9 @@ impl Driver {
                         .chain(self.what_is_under_way())
                         .chain(self.what_is_unfinished())
                         .chain(self.finishing())
+                        .chain(self.unkept.clone())
+                        .chain(self.mending.notes())
+                        .chain(no_descriptors())
                         .chain(differs)
                         .collect(),
                     takeovers: self.takeovers,
@@ -146,12 +149,6 @@ impl Driver {
         self.orders.open.insert(ticket, order);
         self.count(Why::Given(ticket));
         self.input(Input::Order(ticket, verb, units));
-    }
-
-    fn is_external(&self, name: &UnitName) -> bool {
-        self.running.topology.unit(name).is_some_and(|unit| {
-            matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
-        })
     }
 
     /// Asks the routers what they have counted; each answers in the order of what it is told.
@@ -241,6 +238,18 @@ impl Driver {
         // Who asked may have left.
         let _ = news.send(OrderNews::Answer(Answer { units: summaries, ..answer }));
     }
+}
+
+/// What keeps processes from being started, where it is this.
+fn no_descriptors() -> Option<String> {
+    let limit = descriptors::limit();
+    (!descriptors::left()).then(|| {
+        format!(
+            "synvisor has all the {limit} descriptors that it may have, and can start nobody: raise LimitNOFILE= of the \
+             service (at once: prlimit --nofile=65536 --pid {})",
+            std::process::id()
+        )
+    })
 }
 
 /// What all routers together have counted of a unit since; one that came meanwhile began with nothing.

@@ -18,6 +18,9 @@ use nix::sys::inotify::Inotify;
 /// A log that has grown beyond this is moved aside: 32 MiB, some days of a busy worker at INFO.
 const LONGEST: u64 = 32 * 1024 * 1024;
 
+/// What a log that could not be moved aside grows by until that is tried again, in bytes.
+const AGAIN: u64 = 1024 * 1024;
+
 /// Follows every log in a directory and prints its lines as `UNIT | line`.
 ///
 /// # Errors
@@ -57,6 +60,8 @@ struct Followed {
     offsets: BTreeMap<String, u64>,
     /// The beginning of a line whose end has not been written yet.
     partial: BTreeMap<String, Vec<u8>>,
+    /// By how much the logs that could not be moved aside may be longer before that is tried again.
+    unrotated: BTreeMap<String, u64>,
 }
 
 impl Followed {
@@ -79,8 +84,13 @@ impl Followed {
         }
         out.flush()?;
         self.partial.insert(unit.to_owned(), rest);
-        if *offset > LONGEST {
-            rotate(path)?;
+        if *offset > LONGEST + self.unrotated.get(unit).copied().unwrap_or_default() {
+            // Where there is no room for the copy it is tried again when the log has grown by something.
+            if let Err(error) = rotate(path) {
+                self.unrotated.insert(unit.to_owned(), *offset - LONGEST + AGAIN);
+                return Err(error);
+            }
+            self.unrotated.remove(unit);
             *offset = 0;
         }
         Ok(())
@@ -89,6 +99,7 @@ impl Followed {
 
 /// Keeps one old copy and starts the log anew; its writers append, so they go on at the new start.
 fn rotate(path: &Path) -> io::Result<()> {
-    std::fs::copy(path, path.with_extension("log.1"))?;
+    let aside = path.with_extension("log.1");
+    std::fs::copy(path, &aside).inspect_err(|_| drop(std::fs::remove_file(&aside)))?;
     File::options().write(true).open(path)?.set_len(0)
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::host::database;
 use crate::supervise::Life;
+use crate::sys::descriptors;
 
 use super::News;
 
@@ -87,28 +88,40 @@ pub(super) async fn get(
     tokio::join!(exchange, connection).0
 }
 
-/// Which service to ask.
+/// A service and how to reach it.
+pub(super) struct Service {
+    pub(super) which: Which,
+    pub(super) config: Config,
+    pub(super) password: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Service {
+pub(super) enum Which {
     Postgres,
     Redis,
 }
 
+impl Service {
+    async fn reach(&self) -> Result<(), String> {
+        match self.which {
+            Which::Postgres => database::reach_postgres(&self.config, self.password.as_deref()).await,
+            Which::Redis => database::reach_redis(&self.config, self.password.as_deref()).await,
+        }
+    }
+
+    fn is_embedded(&self) -> bool {
+        match self.which {
+            Which::Postgres => self.config.database.is_embedded(),
+            Which::Redis => self.config.redis.is_embedded(),
+        }
+    }
+}
+
 /// Asks a service until it answers; tells what is wrong whenever that changes.
-pub(super) async fn service(
-    life: Life,
-    which: Service,
-    config: Config,
-    password: Option<String>,
-    news: mpsc::UnboundedSender<News>,
-) {
+pub(super) async fn service(life: Life, service: Service, news: mpsc::UnboundedSender<News>) {
     let mut trouble = None;
     loop {
-        let answer = match which {
-            Service::Postgres => database::reach_postgres(&config, password.as_deref()).await,
-            Service::Redis => database::reach_redis(&config, password.as_deref()).await,
-        };
-        match answer {
+        match service.reach().await {
             Ok(()) => {
                 let _ = news.send(News::Ready(life));
                 return;
@@ -120,11 +133,28 @@ pub(super) async fn service(
             Err(_) => {}
         }
         // The embedded ones are up within a second.
-        let embedded = match which {
-            Service::Postgres => config.database.is_embedded(),
-            Service::Redis => config.redis.is_embedded(),
-        };
-        tokio::time::sleep(if embedded { PAUSE } else { LONG_PAUSE }).await;
+        tokio::time::sleep(if service.is_embedded() { PAUSE } else { LONG_PAUSE }).await;
+    }
+}
+
+/// Asks a service that answered, again and again, until it does not.
+pub(super) async fn absence(
+    life: Life,
+    service: Service,
+    mut pause: Duration,
+    interval: Duration,
+    news: mpsc::UnboundedSender<News>,
+) {
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = interval;
+        // Where we cannot open a descriptor, a connection that failed says nothing of who is at its other end.
+        if let Err(why) = service.reach().await
+            && descriptors::left()
+        {
+            let _ = news.send(News::Away(life, why));
+            return;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Usable;
 use crate::plan::Deployment;
+use crate::plan::Kind;
 use crate::plan::Plan;
 use crate::plan::plan;
 use crate::supervise::Time;
@@ -245,6 +246,10 @@ impl Driver {
         if plan.is_empty() {
             (self.text, self.looked_at) = (text, None);
             return asked.answer(Answer::done(and_warnings(plan.summary(), &warnings)));
+        }
+        let restarts = plan.steps.iter().any(|step| step.kind != Kind::Hup && !step.stages.is_empty());
+        if let Some(why) = self.cannot_come_up(&target).filter(|_| restarts) {
+            return asked.fail(format!("nothing was changed: {why}"));
         }
         self.try_out(Box::new(Prepared { asked, name, text, warnings, target, plan, bound, back_to }));
     }

@@ -61,8 +61,15 @@ fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
     let present = |life: &Life| life.unit == unit.name && life.incarnation == unit.incarnation;
     let pid = facts.pids.iter().find(|(_, life)| present(life)).map(|(pid, _)| pid);
     let seconds = |until: Time| until.since(facts.now).div_ceil(1_000);
+    let of_topology = facts.topology.unit(&unit.name);
+    let external = pid.is_none()
+        && of_topology.is_some_and(|unit| {
+            matches!(unit.role, Role::Postgres { embedded: false } | Role::Redis { embedded: false })
+        });
     let reason = match (unit.state, facts.troubles.get(&unit.name), &unit.reason, unit.retry_at) {
-        ("starting", Some(trouble), _, _) => Some(trouble.clone()),
+        ("ready", _, _, _) if external => None,
+        ("ready", _, Some(reason), _) => Some(reason.clone()),
+        (_, Some(trouble), _, None) => Some(trouble.clone()),
         (_, _, Some(reason), Some(at)) => Some(format!("{reason}; next try in {} s", seconds(at))),
         (_, _, Some(reason), None) => Some(reason.clone()),
         (_, _, None, _) => None,
@@ -72,12 +79,13 @@ fn unit_report(unit: &UnitStatus, facts: &Facts<'_>) -> UnitReport {
     let waits: Vec<&str> = unit.waits_for.iter().map(UnitName::as_str).collect();
     let reason = if waits.is_empty() { reason } else { Some(format!("waits for {}", waits.join(", "))) };
     UnitReport {
-        role: facts.topology.unit(&unit.name).map_or_else(|| "removed".to_owned(), |unit| role(unit.role)),
+        role: of_topology.map_or_else(|| "removed".to_owned(), |unit| role(unit.role)),
         name: unit.name.clone(),
-        state: unit.state.to_owned(),
+        // What is not ours does not start, and does not crash.
+        state: if external && unit.state != "ready" { "away" } else { unit.state }.to_owned(),
         pid,
         incarnation: unit.incarnation,
-        restarts: unit.restarts,
+        restarts: if external { 0 } else { unit.restarts },
         since_ms: facts.now.since(unit.since),
         reason,
         made: facts.made.get(&unit.name).copied(),

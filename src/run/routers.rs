@@ -196,6 +196,7 @@ impl Driver {
                     tracing::info!("{} is ready", router.unit);
                     self.timeline.ready(&router.unit, clock::now());
                 }
+                self.troubles.remove(&router.unit);
                 self.input(Input::Ready(router));
             }
             FromRouter::Drained { unit, incarnation } => {

@@ -16,6 +16,7 @@ use crate::sys::users::User;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 
+use super::mend;
 use super::store;
 
 /// A bound socket and where it is.
@@ -49,6 +50,10 @@ impl Sockets {
     /// # Errors
     /// Of the file system, with the path.
     pub(super) fn hold(&mut self, unit: &Unit, users: &Users) -> io::Result<&[Held]> {
+        let held = self.held.get(&unit.name).into_iter().flatten();
+        if held.into_iter().any(|held| mend::is_lost(&held.path)) {
+            self.release(&unit.name);
+        }
         if !self.held.contains_key(&unit.name) {
             let synapse = users.synapse.as_ref();
             // The router's group may connect for clients.

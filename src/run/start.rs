@@ -39,6 +39,7 @@ use super::births::Births;
 use super::chosen;
 use super::listeners::Bound;
 use super::listeners::Listeners;
+use super::mend::Mending;
 use super::orders::Orders;
 use super::output;
 use super::planning;
@@ -308,7 +309,7 @@ impl Parts {
         let (commands_in, commands) = mpsc::channel(64);
         let control_copy = control.copy().map_err(failed)?;
         store::keep_socket("control", &control_copy);
-        tokio::spawn(control.serve(self.layout.clone(), commands_in));
+        let serving = tokio::spawn(control.serve(self.layout.clone(), commands_in.clone()));
         let (news_in, news) = mpsc::unbounded_channel();
         let config = &self.running.config;
         if self.survivors.is_none() {
@@ -348,6 +349,10 @@ impl Parts {
             takeovers: 0,
             upgrade: None,
             kept: String::new(),
+            unkept: None,
+            serving,
+            commands: commands_in,
+            mending: Mending::default(),
             probes: BTreeMap::new(),
             troubles: BTreeMap::new(),
             routers: Routers::default(),

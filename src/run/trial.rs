@@ -89,6 +89,8 @@ impl Driver {
         match self.start_reading(&mut trial, others) {
             Ok(()) => self.under_way = Some(UnderWay::Trial(trial)),
             Err(error) => {
+                // They hold secrets.
+                let _ = fs::clear(&self.around.layout.check());
                 trial
                     .prepared
                     .asked

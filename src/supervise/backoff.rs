@@ -62,7 +62,12 @@ impl Backoff {
         Verdict::At(self.delay(now, jitter))
     }
 
-    /// It ended, or could not be started, before READY.
+    /// It could not be started for want of something that the machine may have again at any time.
+    pub(super) fn not_started(&mut self, now: Time, jitter: u64) -> Verdict {
+        Verdict::At(self.delay(now, jitter))
+    }
+
+    /// It ended before READY.
     pub(super) fn ended_before_ready(&mut self, now: Time, jitter: u64) -> Verdict {
         self.failures = self.failures.saturating_add(1);
         if self.failures >= FAILURES {

@@ -141,7 +141,7 @@ pub enum Input {
         exit: Exit,
         detail: Option<String>,
     },
-    /// The process could not be started.
+    /// The process could not be started; or a service that is not ours, and was READY, cannot be reached any more.
     StartFailed(Life, String),
     /// No request is in flight to it any more.
     Drained(Life),

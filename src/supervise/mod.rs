@@ -33,6 +33,7 @@ pub use retired::Retired;
 
 use change::Changing;
 use order::Pending;
+use unit::Blame;
 use unit::Event;
 use unit::State;
 use unit::Unit;
@@ -122,9 +123,12 @@ impl Supervisor {
             Input::Ready(life) => self.step(&life, Event::Ready, now),
             Input::Exited { life, exit, detail } => {
                 let reason = detail.map_or_else(|| exit.to_string(), |detail| format!("{exit}: {detail}"));
-                self.step(&life, Event::Ended(reason), now);
+                let blame = if self.in_need(&life) { Blame::Need } else { Blame::Unit };
+                self.step(&life, Event::Ended(reason, blame), now);
             }
-            Input::StartFailed(life, reason) => self.step(&life, Event::Ended(reason), now),
+            Input::StartFailed(life, reason) => {
+                self.step(&life, Event::Ended(reason, Blame::Machine), now);
+            }
             Input::Drained(life) => self.step(&life, Event::Drained, now),
             Input::Stuck(life, reason) => self.step(&life, Event::Stuck(reason), now),
             Input::Shutdown => {
@@ -355,12 +359,19 @@ impl Supervisor {
             .collect()
     }
 
+    /// Whether something is away at this moment that a process needs to start.
+    fn in_need(&self, life: &Life) -> bool {
+        let needs = self.units.get(&life.unit).into_iter().flat_map(|unit| &unit.spec.needs);
+        let mut services = needs.filter(|(_, when)| *when == When::ReadyNow);
+        services.any(|(name, _)| self.units.get(name).is_some_and(|unit| unit.state != State::Ready))
+    }
+
     /// News of a process counts only while that process is its unit's present one; of a retired one, its end.
     fn step(&mut self, life: &Life, event: Event, now: Time) {
         if let Some(unit) = self.units.get_mut(&life.unit)
             && unit.has_retired(life.incarnation)
         {
-            if matches!(event, Event::Ended(_)) {
+            if matches!(event, Event::Ended(..)) {
                 unit.retired.retain(|retired| retired.incarnation != life.incarnation);
             }
             return;

@@ -163,3 +163,55 @@ fn who_is_ordered_to_start_while_it_is_stuck_sits_out_no_delay() {
     let effects = effects(&mut core);
     assert!(effects.contains(&Effect::Start(life(12))), "{effects:?}");
 }
+
+/// A core with a service that is READY and main, which needs it and has begun to start.
+fn with_service() -> (Supervisor, Life) {
+    let mut core = Supervisor::new(POLICY, 1);
+    let service = UnitName::new("postgres");
+    let needs = vec![(service.clone(), When::ReadyNow)];
+    let specs = vec![
+        Spec { stage: 0, routed: false, inherits: false, ..spec(service.clone()) },
+        Spec { needs, ..spec(UnitName::main()) },
+    ];
+    core.handle(Input::Desire(specs), Time(0));
+    let service = Life { unit: service, incarnation: Incarnation(1) };
+    core.handle(Input::Ready(service.clone()), Time(1));
+    assert_eq!(effects(&mut core), [Effect::Start(service.clone()), Effect::Start(main())]);
+    (core, service)
+}
+
+#[test]
+fn who_ends_while_what_it_needs_is_away_has_not_failed_and_starts_when_that_is_back() {
+    // Mutations, each seen red: `in_need` never true (a delay, and the fifth end is a failure); that for who is READY.
+    let (mut core, mut service) = with_service();
+    core.handle(Input::StartFailed(service.clone(), "no answer".to_owned()), Time(2));
+    service.incarnation = Incarnation(2);
+    assert_eq!(effects(&mut core), [Effect::Start(service.clone())], "it is looked for, and main is let be");
+    core.handle(Input::Order(Ticket(1), Verb::Start, vec![UnitName::main()]), Time(3));
+    core.handle(Input::Exited { life: main(), exit: Exit::Code(1), detail: None }, Time(4));
+    assert_eq!(effects(&mut core), [], "neither started nor told to have failed");
+    assert_eq!(core.status()[0].waits_for, [service.unit.clone()]);
+    assert_eq!(core.poll_timeout(), Some(Time(30_004)), "when its sockets are let go");
+    core.handle(Input::Ready(service), Time(900));
+    let again = Life { incarnation: Incarnation(2), ..main() };
+    assert_eq!(effects(&mut core), [Effect::Start(again.clone())]);
+    // With all that it needs, an end is its own.
+    core.handle(Input::Exited { life: again, exit: Exit::Code(1), detail: None }, Time(901));
+    assert_eq!(core.status()[0].state, "backoff");
+}
+
+#[test]
+fn who_cannot_be_started_is_tried_again_within_a_minute_for_ever() {
+    // Mutation: Blame::Machine counted as an end: seen red, `failed`.
+    let (mut core, _) = with_service();
+    let mut now = Time(10);
+    for incarnation in 1..=20 {
+        let life = Life { incarnation: Incarnation(incarnation), ..main() };
+        core.handle(Input::StartFailed(life, "too many open files".to_owned()), now);
+        let retry = core.status()[0].retry_at.unwrap();
+        assert_eq!(core.status()[0].state, "backoff");
+        assert!(retry.since(now) <= 60_000, "{retry:?}");
+        now = retry;
+        core.handle_timeout(now);
+    }
+}

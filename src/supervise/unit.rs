@@ -78,8 +78,8 @@ pub(super) enum Event {
     /// Its process, if any, shall end.
     Stop,
     Ready,
-    /// Its process ended or could not be started.
-    Ended(String),
+    /// Its process ended or could not be started: why, and what that says of the unit.
+    Ended(String, Blame),
     /// Its process does not answer any more.
     Stuck(String),
     Drained,
@@ -87,6 +87,17 @@ pub(super) enum Event {
     Release,
     /// Time passed.
     Tick,
+}
+
+/// What an end before READY says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Blame {
+    /// Something is wrong with the unit.
+    Unit,
+    /// Nothing of it ran: the machine had no room for it.
+    Machine,
+    /// What it needs was away: it has not failed.
+    Need,
 }
 
 #[derive(Clone, Debug)]
@@ -298,14 +309,14 @@ impl Unit {
             (State::Down, Event::Go) => self.start(effects),
             (
                 State::Down,
-                Event::Stop | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
+                Event::Stop | Event::Ready | Event::Ended(..) | Event::Drained | Event::Release | Event::Tick,
             ) => State::Down,
 
             (State::Waiting, Event::Go) => self.start(effects),
             (State::Waiting, Event::Stop) => State::Down,
             (
                 State::Waiting,
-                Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
+                Event::Ready | Event::Ended(..) | Event::Drained | Event::Release | Event::Tick,
             ) => State::Waiting,
 
             (State::Starting, Event::Ready) => {
@@ -317,10 +328,17 @@ impl Unit {
                 State::Ready
             }
             (State::Starting, Event::Stop) => self.terminate(now, policy, effects),
-            (State::Starting, Event::Ended(reason)) => {
+            (State::Starting, Event::Ended(reason, Blame::Need)) => {
+                self.ended_unasked(reason);
+                State::Waiting
+            }
+            (State::Starting, Event::Ended(reason, blame)) => {
                 self.stillborn = Some(self.incarnation);
                 self.ended_unasked(reason);
-                after(self.backoff.ended_before_ready(now, jitter))
+                after(match blame {
+                    Blame::Machine => self.backoff.not_started(now, jitter),
+                    Blame::Unit | Blame::Need => self.backoff.ended_before_ready(now, jitter),
+                })
             }
             (State::Starting, Event::Go | Event::Drained | Event::Release | Event::Tick) => State::Starting,
 
@@ -330,7 +348,7 @@ impl Unit {
                 }
                 State::Draining { until: now.after(policy.drain_timeout), quiet: !self.spec.routed }
             }
-            (State::Ready, Event::Ended(reason)) => {
+            (State::Ready, Event::Ended(reason, _)) => {
                 self.withdraw(effects);
                 self.ended_unasked(reason);
                 after(self.backoff.ended_after_ready(self.since, now, jitter))
@@ -354,7 +372,7 @@ impl Unit {
                 self.withdraw(effects);
                 self.terminate(now, policy, effects)
             }
-            (State::Draining { .. }, Event::Ended(_)) => {
+            (State::Draining { .. }, Event::Ended(..)) => {
                 self.withdraw(effects);
                 State::Down
             }
@@ -367,13 +385,13 @@ impl Unit {
                 effects.push_back(Effect::Signal(self.life(), Ending::Kill));
                 State::Killing
             }
-            (State::Stopping { .. }, Event::Ended(_)) => State::Down,
+            (State::Stopping { .. }, Event::Ended(..)) => State::Down,
             (
                 state @ State::Stopping { .. },
                 Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
             ) => state,
 
-            (State::Killing, Event::Ended(_)) => State::Down,
+            (State::Killing, Event::Ended(..)) => State::Down,
             (
                 State::Killing,
                 Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
@@ -383,7 +401,7 @@ impl Unit {
                 effects.push_back(Effect::Signal(self.life(), Ending::Kill));
                 State::Stuck { until, killed: true, then }
             }
-            (State::Stuck { then, .. }, Event::Ended(_)) => after(then),
+            (State::Stuck { then, .. }, Event::Ended(..)) => after(then),
             (
                 state @ State::Stuck { .. },
                 Event::Go | Event::Stop | Event::Ready | Event::Drained | Event::Release | Event::Tick,
@@ -395,7 +413,7 @@ impl Unit {
             (State::Backoff { .. } | State::Failed { .. }, Event::Stop) => State::Down,
             (
                 state @ (State::Backoff { .. } | State::Failed { .. }),
-                Event::Go | Event::Ready | Event::Ended(_) | Event::Drained | Event::Release | Event::Tick,
+                Event::Go | Event::Ready | Event::Ended(..) | Event::Drained | Event::Release | Event::Tick,
             ) => state,
 
             // Who has not been READY may be slow, and who is on the way out is given a time for that.
@@ -433,7 +451,7 @@ impl Unit {
             Event::Go
             | Event::Ready
             | Event::Stuck(_)
-            | Event::Ended(_)
+            | Event::Ended(..)
             | Event::Drained
             | Event::Release => return,
         };

@@ -13,6 +13,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
@@ -24,6 +25,7 @@ use nix::fcntl::FlockArg;
 use nix::unistd::UnlinkatFlags;
 use nix::unistd::unlinkat;
 
+use super::descriptors;
 use super::users::User;
 
 /// An error of the file system and where it happened.
@@ -36,7 +38,22 @@ pub struct FsError {
 
 impl std::fmt::Display for FsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "cannot {} {}: {}", self.doing, self.path.display(), self.source)
+        write!(f, "cannot {} {}: {}", self.doing, self.path.display(), self.source)?;
+        let directory = self.path.parent().unwrap_or(&self.path).display();
+        let kind = self.source.kind();
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return write!(f, "\n  make room on its file system: df -h {directory}");
+        }
+        if kind == io::ErrorKind::ReadOnlyFilesystem {
+            return write!(
+                f,
+                "\n  dmesg says why it became read-only; then: mount -o remount,rw $(findmnt -no TARGET -T {directory})"
+            );
+        }
+        if descriptors::are_used_up(&self.source) {
+            return write!(f, "\n  raise LimitNOFILE= of the service: it is {}", descriptors::limit());
+        }
+        Ok(())
     }
 }
 
@@ -76,47 +93,107 @@ pub fn read_start(path: &Path, most: u64) -> Result<Vec<u8>, FsError> {
     Ok(bytes)
 }
 
-/// Replaces a file as a whole: a reader sees the old content or the new, and a crash leaves one of them.
-///
-/// Does nothing and returns false when the file already holds these bytes with this mode.
-pub fn replace(path: &Path, bytes: &[u8], mode: u32, owner: Option<&User>) -> Result<bool, FsError> {
+/// Whether a file has these bytes and this mode.
+pub fn holds(path: &Path, bytes: &[u8], mode: u32) -> bool {
     let same = |file: &mut File| -> io::Result<bool> {
         let mut held = Vec::new();
         file.read_to_end(&mut held)?;
         Ok(held == bytes && file.metadata()?.permissions().mode() & 0o7777 == mode)
     };
-    if File::open(path).and_then(|mut file| same(&mut file)).unwrap_or(false) {
+    File::open(path).and_then(|mut file| same(&mut file)).unwrap_or(false)
+}
+
+/// Replaces a file as a whole: a reader sees the old content or the new, and a crash leaves one of them.
+///
+/// Does nothing and returns false when the file already holds these bytes with this mode.
+pub fn replace(path: &Path, bytes: &[u8], mode: u32, owner: Option<&User>) -> Result<bool, FsError> {
+    if holds(path, bytes, mode) {
         return Ok(false);
     }
-    let write = || -> io::Result<()> {
-        let (temporary, file) = beside(path, bytes, mode)?;
-        if let Some(user) = owner {
-            std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
-        }
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    };
-    write().map_err(at("write", path))?;
+    Replacement::new(path, bytes, mode, owner)?.commit()?;
     Ok(true)
+}
+
+/// A file that is to take the place of another one, all of it on the disk already; dropped, it leaves nothing.
+#[derive(Debug)]
+pub struct Replacement {
+    path: PathBuf,
+    /// None once it has its place.
+    temporary: Option<PathBuf>,
+}
+
+impl Replacement {
+    /// # Errors
+    /// Of the file system; then nothing is left of it.
+    pub fn new(path: &Path, bytes: &[u8], mode: u32, owner: Option<&User>) -> Result<Self, FsError> {
+        let write = || -> io::Result<Self> {
+            let (this, file) = beside(path, bytes, mode)?;
+            if let Some(user) = owner {
+                std::os::unix::fs::fchown(&file, Some(user.uid), Some(user.gid))?;
+            }
+            file.sync_all()?;
+            Ok(this)
+        };
+        write().map_err(at("write", path))
+    }
+
+    /// Takes its place.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn commit(mut self) -> Result<(), FsError> {
+        let path = self.path.clone();
+        let mut take = || -> io::Result<()> {
+            self.rename()?;
+            File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+        };
+        take().map_err(at("write", &path))
+    }
+
+    fn rename(&mut self) -> io::Result<()> {
+        if let Some(temporary) = &self.temporary {
+            std::fs::rename(temporary, &self.path)?;
+        }
+        self.temporary = None;
+        Ok(())
+    }
+}
+
+impl Drop for Replacement {
+    fn drop(&mut self) {
+        if let Some(temporary) = &self.temporary {
+            // On a full disk its part of the content would take the last of the room.
+            let _ = std::fs::remove_file(temporary);
+        }
+    }
 }
 
 /// The same for a file of our own that need not outlive the machine's run: nothing waits for the disk.
 pub fn replace_fleeting(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
-    let write = || std::fs::rename(beside(path, bytes, 0o600)?.0, path);
+    let write = || beside(path, bytes, 0o600)?.0.rename();
     write().map_err(at("write", path))
 }
 
 /// A new file that is to take the place of the one at `path`.
-fn beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(PathBuf, File)> {
+fn beside(path: &Path, bytes: &[u8], mode: u32) -> io::Result<(Replacement, File)> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);
     let _ = std::fs::remove_file(&temporary);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    let this = Replacement { path: path.to_owned(), temporary: Some(temporary) };
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(bytes)?;
-    Ok((temporary, file))
+    Ok((this, file))
+}
+
+/// Whether there is a socket; none where we may not look.
+pub fn is_socket(path: &Path) -> Option<bool> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) => Some(metadata.file_type().is_socket()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// Makes a directory, and those above it, unless it exists; in either case gives it this mode and owner.
@@ -295,7 +372,8 @@ pub fn lock(path: &Path, kind: Kind, create: bool, owner: Option<&User>) -> Resu
         }
         file.set_len(0)?;
         if kind == Kind::Exclusive {
-            write!(file, "{}", std::process::id())?;
+            // Only for people to read: on a full disk it is held all the same.
+            let _ = write!(file, "{}", std::process::id());
         }
         Ok(())
     };

@@ -1,6 +1,7 @@
 //! The operating system, one concern a file; everything `unsafe` of synvisor is in here.
 
 pub mod clock;
+pub mod descriptors;
 pub mod fs;
 pub mod lines;
 pub mod notify;
