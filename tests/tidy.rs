@@ -260,7 +260,6 @@ fn other_clocks(source: &Source) -> Vec<String> {
 
 #[test]
 fn no_deadline_goes_by_a_clock_that_can_be_set() {
-    // Mutation: `clock::wall` for `clock::now` in run/memory.rs: seen red.
     let found = all(other_clocks, &sources("src"));
     assert!(found.is_empty(), "{found}");
 }

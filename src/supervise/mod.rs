@@ -123,8 +123,7 @@ impl Supervisor {
             Input::Ready(life) => self.step(&life, Event::Ready, now),
             Input::Exited { life, exit, detail } => {
                 let reason = detail.map_or_else(|| exit.to_string(), |detail| format!("{exit}: {detail}"));
-                let blame = if self.in_need(&life) { Blame::Need } else { Blame::Unit };
-                self.step(&life, Event::Ended(reason, blame), now);
+                self.step(&life, Event::Ended(reason, Blame::Unit), now);
             }
             Input::StartFailed(life, reason) => {
                 self.step(&life, Event::Ended(reason, Blame::Machine), now);
@@ -357,13 +356,6 @@ impl Supervisor {
             })
             .map(|(name, _)| name.clone())
             .collect()
-    }
-
-    /// Whether something is away at this moment that a process needs to start.
-    fn in_need(&self, life: &Life) -> bool {
-        let needs = self.units.get(&life.unit).into_iter().flat_map(|unit| &unit.spec.needs);
-        let mut services = needs.filter(|(_, when)| *when == When::ReadyNow);
-        services.any(|(name, _)| self.units.get(name).is_some_and(|unit| unit.state != State::Ready))
     }
 
     /// News of a process counts only while that process is its unit's present one; of a retired one, its end.

@@ -181,28 +181,21 @@ fn with_service() -> (Supervisor, Life) {
 }
 
 #[test]
-fn who_ends_while_what_it_needs_is_away_has_not_failed_and_starts_when_that_is_back() {
-    // Mutations, each seen red: `in_need` never true (a delay, and the fifth end is a failure); that for who is READY.
+fn a_service_that_goes_disturbs_nobody_and_who_has_to_start_waits_for_it() {
     let (mut core, mut service) = with_service();
     core.handle(Input::StartFailed(service.clone(), "no answer".to_owned()), Time(2));
     service.incarnation = Incarnation(2);
     assert_eq!(effects(&mut core), [Effect::Start(service.clone())], "it is looked for, and main is let be");
-    core.handle(Input::Order(Ticket(1), Verb::Start, vec![UnitName::main()]), Time(3));
     core.handle(Input::Exited { life: main(), exit: Exit::Code(1), detail: None }, Time(4));
-    assert_eq!(effects(&mut core), [], "neither started nor told to have failed");
+    core.handle_timeout(core.status()[0].retry_at.unwrap());
+    assert_eq!(effects(&mut core), []);
     assert_eq!(core.status()[0].waits_for, [service.unit.clone()]);
-    assert_eq!(core.poll_timeout(), Some(Time(30_004)), "when its sockets are let go");
-    core.handle(Input::Ready(service), Time(900));
-    let again = Life { incarnation: Incarnation(2), ..main() };
-    assert_eq!(effects(&mut core), [Effect::Start(again.clone())]);
-    // With all that it needs, an end is its own.
-    core.handle(Input::Exited { life: again, exit: Exit::Code(1), detail: None }, Time(901));
-    assert_eq!(core.status()[0].state, "backoff");
+    core.handle(Input::Ready(service), Time(9_000));
+    assert_eq!(effects(&mut core), [Effect::Start(Life { incarnation: Incarnation(2), ..main() })]);
 }
 
 #[test]
 fn who_cannot_be_started_is_tried_again_within_a_minute_for_ever() {
-    // Mutation: Blame::Machine counted as an end: seen red, `failed`.
     let (mut core, _) = with_service();
     let mut now = Time(10);
     for incarnation in 1..=20 {

@@ -96,8 +96,6 @@ pub(super) enum Blame {
     Unit,
     /// Nothing of it ran: the machine had no room for it.
     Machine,
-    /// What it needs was away: it has not failed.
-    Need,
 }
 
 #[derive(Clone, Debug)]
@@ -328,16 +326,12 @@ impl Unit {
                 State::Ready
             }
             (State::Starting, Event::Stop) => self.terminate(now, policy, effects),
-            (State::Starting, Event::Ended(reason, Blame::Need)) => {
-                self.ended_unasked(reason);
-                State::Waiting
-            }
             (State::Starting, Event::Ended(reason, blame)) => {
                 self.stillborn = Some(self.incarnation);
                 self.ended_unasked(reason);
                 after(match blame {
                     Blame::Machine => self.backoff.not_started(now, jitter),
-                    Blame::Unit | Blame::Need => self.backoff.ended_before_ready(now, jitter),
+                    Blame::Unit => self.backoff.ended_before_ready(now, jitter),
                 })
             }
             (State::Starting, Event::Go | Event::Drained | Event::Release | Event::Tick) => State::Starting,

@@ -51,7 +51,6 @@ mod tests {
 
     #[test]
     fn the_time_in_which_nobody_ran_does_not_count() {
-        // Mutations, each seen red: `slept` never grown; it grown by every gap.
         let mut awake = Awake { looked: None, slept: 0 };
         assert_eq!(awake.at(1_000_000), Time(1_000_000));
         assert_eq!(awake.at(1_000_000 + LONGEST_LOOK), Time(1_000_000 + LONGEST_LOOK));
