@@ -1,4 +1,4 @@
-"""What synvisor depends on goes away and comes back: services, room on the disk, sockets, time, descriptors."""
+"""What synvisor depends on goes away and is back: services, room on the disk, sockets, time, descriptors."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def conversation(alice: Client, room: str, text: str) -> None:
     alice.wait_for_message(room, text)
 
 
-# ── services that are not ours ──────────────────────────────────────────────────────────────────────────────────────
+# ── services that are not ours ──
 
 
 class Stoppable(Services):
@@ -176,7 +176,7 @@ def test_a_service_of_ours_that_is_killed_is_back_and_everybody_goes_on() -> Non
             conversation(alice, room, f"after {unit}")
 
 
-# ── room on the disk ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── room on the disk ──
 
 
 @contextlib.contextmanager
@@ -334,7 +334,7 @@ def test_a_read_only_disk_changes_nothing_and_says_where(on_small_disks: Deploym
     home.start().wait_ready()
 
 
-# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── sockets ──
 
 
 @pytest.fixture(scope="module")
@@ -446,7 +446,7 @@ def registered(client: Client) -> bool | None:
     return None
 
 
-# ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── time ──
 
 
 def test_nobody_is_killed_for_what_the_supervisor_slept_through(home: Deployment) -> None:
@@ -468,7 +468,7 @@ def test_nobody_is_killed_for_what_the_supervisor_slept_through(home: Deployment
     assert log(home).count("gave no answer") == warnings
 
 
-# ── descriptors ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── descriptors ──
 
 
 @contextlib.contextmanager
