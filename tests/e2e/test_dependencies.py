@@ -1,4 +1,4 @@
-"""What synvisor depends on goes away and comes back: services, room on the disk, sockets, time, descriptors."""
+"""What synvisor depends on goes away and comes back: services, room on the disk, sockets, time."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def conversation(alice: Client, room: str, text: str) -> None:
     alice.wait_for_message(room, text)
 
 
-# ── services that are not ours ──────────────────────────────────────────────────────────────────────────────────────
+# ── services that are not ours ──────────────────────────────────────────────────────────────────────────────
 
 
 class Stoppable(Services):
@@ -176,7 +176,7 @@ def test_a_service_of_ours_that_is_killed_is_back_and_everybody_goes_on() -> Non
             conversation(alice, room, f"after {unit}")
 
 
-# ── room on the disk ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── room on the disk ────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
@@ -215,7 +215,7 @@ def on_small_disks() -> Iterator[Deployment]:
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Whoever opens something in it from now on cannot write; what is open already keeps the kernel from more."""
+    """Whoever opens something in it from now on cannot write; more is not had while files are open."""
     subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(directory)], check=True)
@@ -334,7 +334,7 @@ def test_a_read_only_disk_changes_nothing_and_says_where(on_small_disks: Deploym
     home.start().wait_ready()
 
 
-# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── sockets ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
@@ -446,7 +446,7 @@ def registered(client: Client) -> bool | None:
     return None
 
 
-# ── time ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── time ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_nobody_is_killed_for_what_the_supervisor_slept_through(home: Deployment) -> None:
@@ -468,7 +468,7 @@ def test_nobody_is_killed_for_what_the_supervisor_slept_through(home: Deployment
     assert log(home).count("gave no answer") == warnings
 
 
-# ── descriptors ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── descriptors ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextlib.contextmanager
@@ -528,7 +528,7 @@ def test_a_supervisor_without_descriptors_goes_on_and_says_so(home: Deployment) 
                 os.kill(victim, signal.SIGKILL)
                 found = of(home, "generic-1", "backoff", "Too many open files")
                 assert "LimitNOFILE" in found["reason"]
-                # What that process had is free again. The last one is kept for questions, of which one may be ours.
+                # What that process had is free again. The last one is kept for questions.
                 wait_for("status names it", named)
                 # Who cannot be asked is not taken for stuck: longer than two questions after health.
                 time.sleep(16)
