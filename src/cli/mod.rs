@@ -263,8 +263,10 @@ pub fn main() -> ExitCode {
 fn launch() -> std::io::Result<Launch> {
     let own = |argument: &OsString| argument.as_encoded_bytes().starts_with(b"--inherit=");
     let kept = |(name, _): &(OsString, OsString)| name.as_encoded_bytes().starts_with(b"LISTEN_");
+    // A name that is a link leads to another program after an upgrade.
+    let named = std::env::args_os().next().map(PathBuf::from).filter(|program| program.is_absolute());
     Ok(Launch {
-        program: std::env::current_exe()?,
+        program: named.map_or_else(std::env::current_exe, Ok)?,
         arguments: std::env::args_os().skip(1).filter(|argument| !own(argument)).collect(),
         environment: std::env::vars_os().filter(|variable| !kept(variable)).collect(),
         upgraded: std::env::args_os().any(|argument| own(&argument)),

@@ -60,6 +60,7 @@ pub fn initialise_postgres(programs: &Path, layout: &Layout, user: Option<&User>
     if let Some(user) = user {
         initdb.uid(user.uid).gid(user.gid);
     }
+    crate::sys::process::incapable(&mut initdb);
     let output = initdb.output().map_err(|error| failed(&error))?;
     if !output.status.success() {
         return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));

@@ -85,6 +85,10 @@ impl Layout {
     pub fn images_file(&self) -> PathBuf {
         self.run.join("images.toml")
     }
+    /// What one process holds that waits for what becomes of the service.
+    pub fn waiter_lock(&self) -> PathBuf {
+        self.run.join("waiter.lock")
+    }
     /// What the synvisor of an upgrade is asked whether it can read it.
     pub fn offers_file(&self) -> PathBuf {
         self.run.join("offers.json")

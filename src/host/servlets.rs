@@ -20,6 +20,7 @@ pub fn registered(venv: &Path, user: Option<&User>) -> Result<Vec<Endpoint>, Str
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
+    crate::sys::process::incapable(&mut command);
     let shown = python.display();
     let output = command.output().map_err(|error| {
         format!("cannot run {shown}: {error}\n  name the virtualenv that holds Synapse in [python]")

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use crate::sys::fs;
+use crate::sys::process;
 
 /// The unit in whose control group this process is.
 pub fn own_unit() -> Option<String> {
@@ -23,6 +24,7 @@ fn unit_of(cgroups: &str) -> Option<String> {
 pub fn is_active(unit: &str) -> Option<bool> {
     let mut command = Command::new("systemctl");
     command.args(["show", "--property=ActiveState", "--value", unit]).stdin(Stdio::null());
+    process::incapable(&mut command);
     let output = command.output().ok().filter(|output| output.status.success())?;
     match String::from_utf8_lossy(&output.stdout).trim() {
         "inactive" | "failed" => Some(false),

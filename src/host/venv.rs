@@ -65,6 +65,7 @@ pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
     if let Some(user) = user {
         command.uid(user.uid).gid(user.gid);
     }
+    crate::sys::process::incapable(&mut command);
     let output = command.output().map_err(|error| {
         let name = user.map_or_else(users::own_name, |user| user.name.clone());
         let shown = python.display();

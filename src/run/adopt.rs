@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::config::Config;
 use crate::host::generations::Generations;
 use crate::host::layout::Layout;
+use crate::host::layout::Users;
 use crate::host::state;
 use crate::host::state::Known;
 use crate::host::state::State;
@@ -38,6 +39,30 @@ use super::specs;
 use super::specs::stage;
 use super::store::Kept;
 
+/// Why it is not known what an earlier supervisor has left.
+#[derive(Debug)]
+pub(super) enum Unknown {
+    State(String),
+    /// Processes that were noted, and do not look like ours any more.
+    Strangers(Vec<i32>),
+}
+
+impl Unknown {
+    pub(super) fn text(self) -> String {
+        match self {
+            Self::State(why) => why,
+            Self::Strangers(pids) => {
+                let pids = pids.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
+                format!(
+                    "processes that an earlier synvisor started still run, and cannot be told from others: they do not \
+                     hold the lock of the state directory, or are another user's\n  \
+                     look at them, and end those that are the homeserver's: ps -f {pids}"
+                )
+            }
+        }
+    }
+}
+
 /// Processes that live, and what is known of them.
 #[derive(Debug)]
 pub(super) struct Survivors {
@@ -55,25 +80,51 @@ impl Survivors {
     /// the same run of the machine, and holds our lock, where the kernel lets us see that.
     ///
     /// # Errors
-    /// What was left cannot be read.
-    pub(super) fn look(layout: &Layout, boot: &str, kept: &mut Kept) -> Result<Option<Self>, String> {
-        let Some(state) = State::read(layout, boot)? else { return Ok(None) };
+    /// What was left cannot be read, or somebody else's word about a process is not to be had.
+    pub(super) fn look(
+        layout: &Layout,
+        boot: &str,
+        users: &Users,
+        kept: &mut Kept,
+    ) -> Result<Option<Self>, Unknown> {
+        let state = State::read(layout, boot).map_err(Unknown::State)?;
+        let Some(state) = state else { return Ok(None) };
         let lock = std::fs::metadata(layout.lock());
-        let ours = |pid| lock.as_ref().is_ok_and(|lock| fs::has_open(pid, lock) != Some(false));
-        let mut alive = BTreeMap::new();
+        let holds_lock = |pid| lock.as_ref().map_or(Some(false), |lock| fs::has_open(pid, lock));
+        let (mut alive, mut strangers) = (BTreeMap::new(), Vec::new());
         for (life, noted) in state.units.iter().flat_map(lives) {
-            let ours = || ours(noted.pid) || life.unit == UnitName::fork_server();
-            let process = match kept.process(&life) {
-                // It may have ended: then this descriptor is how one learns of what.
-                Some(descriptor) => Some(Process::of(noted.pid, descriptor)),
-                None => Process::identify(noted.pid, noted.started).filter(|_| ours()),
+            let owner = match life.unit == UnitName::router() {
+                true => &users.router,
+                false => &users.synapse,
             };
-            match process {
-                Some(process) => {
+            let uid = owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
+            match Process::identify(noted.pid, noted.started) {
+                // A fork server passes the lock on and does not hold it; whether a router does, root alone may see.
+                Some(process)
+                    if pidfd::owner(noted.pid) == Some(uid)
+                        && (life.unit == UnitName::fork_server()
+                            || match holds_lock(noted.pid) {
+                                Some(holds) => holds,
+                                None => life.unit == UnitName::router(),
+                            }) =>
+                {
                     alive.insert(life, process);
                 }
-                None => tracing::warn!("{} ended while no supervisor was there", life.unit),
+                Some(_) => strangers.push(noted.pid),
+                None => {
+                    // Of what it ended is seen by a descriptor of its time.
+                    if let Some(ended) = kept.process(&life).map(|held| Process::of(noted.pid, held))
+                        && ended.has_ended()
+                    {
+                        alive.insert(life, ended);
+                        continue;
+                    }
+                    tracing::warn!("{} ended while no supervisor was there", life.unit);
+                }
             }
+        }
+        if !strangers.is_empty() {
+            return Err(Unknown::Strangers(strangers));
         }
         let images = state::read_images(layout);
         let stopping = layout.stopping_mark().exists();
@@ -82,6 +133,10 @@ impl Survivors {
 
     pub(super) const fn generation(&self) -> u64 {
         self.state.generation
+    }
+
+    pub(super) fn lives(&self) -> impl Iterator<Item = &Life> {
+        self.alive.keys()
     }
 
     /// The configuration that they run by.
@@ -109,7 +164,7 @@ impl Survivors {
     /// Has everybody's sockets copied that nobody has kept for us.
     pub(super) fn copy_sockets(&self, kept: &mut Kept) {
         for process in self.alive.values() {
-            for socket in process.sockets() {
+            for socket in process.listeners() {
                 kept.add(String::new(), socket);
             }
         }
@@ -118,10 +173,10 @@ impl Survivors {
     /// Has the router end, which closes its sockets at once and takes as long as its last request: for when we are not
     /// let to copy them. Says whether there is one.
     pub(super) fn end_router(&mut self) -> bool {
-        let router = self.alive.iter().find(|(life, _)| life.unit == UnitName::router());
-        let told = router.is_some_and(|(_, router)| router.signal(Signal::SIGTERM).is_ok());
-        let known = self.state.units.get_mut(&UnitName::router());
-        if let Some(process) = known.and_then(|known| known.process.as_mut()).filter(|_| told) {
+        let Some(known) = self.state.units.get_mut(&UnitName::router()) else { return false };
+        let present = Life { unit: UnitName::router(), incarnation: known.incarnation };
+        let told = self.alive.get(&present).is_some_and(|router| router.signal(Signal::SIGTERM).is_ok());
+        if let Some(process) = known.process.as_mut().filter(|_| told) {
             process.ending = true;
         }
         told
@@ -223,6 +278,8 @@ impl Driver {
             }
         }
         self.obey();
+        // Of who ended while one supervisor made room for the other nobody was told.
+        self.reap();
         if another {
             // Supervisor and router always speak the same protocol.
             self.tickets += 1;
@@ -248,9 +305,11 @@ impl Driver {
     }
 
     /// A process has ended that is no child of ours.
-    pub(super) fn ended_elsewhere(&mut self, pid: i32, exit: crate::supervise::Exit) {
+    pub(super) fn ended_elsewhere(&mut self, life: &Life, exit: crate::supervise::Exit) {
         self.hear();
-        self.ended(pid, exit);
+        if let Some(pid) = self.pids.of(life).map(super::processes::Known::pid) {
+            self.ended(pid, exit);
+        }
     }
 }
 

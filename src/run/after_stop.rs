@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::host::layout::Layout;
+use crate::host::layout::Users;
 use crate::host::systemd;
 use crate::supervise::Ending;
 use crate::supervise::Life;
@@ -27,7 +28,7 @@ use super::spawn;
 use super::store::Kept;
 
 /// Between two looks at the service.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// A service that is to be restarted is so by then, in milliseconds; for where systemd cannot be asked.
 const RESTART: u64 = 10_000;
@@ -72,40 +73,56 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
             config.supervisor.stop_timeout + config.supervisor.drain_timeout
         }
     };
-    let Some(survivors) = Survivors::look(&layout, &adopt::boot()?, &mut Kept::default())? else {
-        return Ok(());
-    };
+    let users = Users::of(config)?;
+    let look = Survivors::look(&layout, &adopt::boot()?, &users, &mut Kept::default());
+    let Some(survivors) = look.map_err(adopt::Unknown::text)? else { return Ok(()) };
     match after {
         After::Crash if !layout.stopping_mark().exists() => {
-            start_waiter(path).map_err(|error| error.to_string())
+            return start_waiter(path, credentials).map_err(|error| error.to_string());
         }
-        After::Waiting if !is_over(&layout) => Ok(()),
-        After::Stop | After::Overdue | After::Crash | After::Waiting => {
-            // A supervisor that starts meanwhile waits for us, as for a service that stops.
-            // The directory is systemd's, and may be gone by now.
-            let there = layout.run.exists();
-            if there {
-                fs::replace_fleeting(&layout.stopping_mark(), b"").map_err(|error| error.to_string())?;
-            }
-            let Ok(Some(_alone)) = fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, true, None)
-            else {
+        After::Waiting => {
+            let Ok(Some(_only)) = fs::lock(&layout.waiter_lock(), fs::Kind::Exclusive, true, None) else {
+                // Somebody else waits already.
                 return Ok(());
             };
-            end(survivors, limit).map_err(|error| error.to_string())?;
-            if there { clear(&layout).map_err(|error| error.to_string()) } else { Ok(()) }
+            if !is_over(&layout) {
+                return Ok(());
+            }
         }
+        After::Stop | After::Overdue | After::Crash => {}
     }
+    let _alone = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, true, None) {
+        Ok(lock) => lock,
+        // A supervisor looks after them.
+        Err(fs::LockError::Held(_)) => return Ok(()),
+        Err(fs::LockError::Fs(error)) => {
+            tracing::warn!("{error}");
+            None
+        }
+    };
+    // The directory is systemd's, and may be gone by now.
+    let there = layout.run.exists();
+    // A supervisor that starts meanwhile waits for us, as for a service that stops.
+    if there && let Err(error) = fs::replace_fleeting(&layout.stopping_mark(), b"") {
+        tracing::warn!("{error}");
+    }
+    end(survivors, limit).map_err(|error| error.to_string())?;
+    if there { clear(&layout).map_err(|error| error.to_string()) } else { Ok(()) }
 }
 
 /// Leaves a process behind that ends them once the service is down for good.
-fn start_waiter(path: &Path) -> io::Result<()> {
+fn start_waiter(path: &Path, credentials: Option<&OsString>) -> io::Result<()> {
+    let mut environment = vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())];
+    if let Some(directory) = credentials {
+        environment.push(("CREDENTIALS_DIRECTORY".to_owned(), directory.to_string_lossy().into_owned()));
+    }
     let waiting = process::spawn(&Command {
         argv: ["/proc/self/exe", "--config", &path.to_string_lossy(), "after-stop", "--wait"]
             .map(str::to_owned)
             .to_vec(),
         name: Some("synvisor"),
-        environment: vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())],
-        directory: Path::new("/"),
+        environment,
+        directory: Path::new("."),
         output: &File::options().write(true).open("/dev/null")?,
         descriptors: Vec::new(),
         user: None,
@@ -169,7 +186,8 @@ async fn end_one(life: Life, role: Role, process: Process, until: Time) {
 /// Removes what would be taken for processes that live.
 fn clear(layout: &Layout) -> Result<(), fs::FsError> {
     layout.remove_sockets()?;
-    for path in [layout.state_file(), layout.images_file(), layout.stopping_mark()] {
+    let files = [layout.state_file(), layout.images_file(), layout.stopping_mark(), layout.waiter_lock()];
+    for path in files {
         fs::remove(&path)?;
     }
     Ok(())

@@ -101,8 +101,7 @@ impl Driver {
         if let Some(made) = made {
             self.births.made.insert(life.unit.clone(), made);
         }
-        self.keep();
-        waiting.begin().inspect_err(|_| {
+        self.keep().and_then(|()| waiting.begin()).inspect_err(|_| {
             self.pids.remove(pid);
             store::drop_process(life);
         })
@@ -143,8 +142,7 @@ impl Driver {
             self.births.asked.insert(life.clone(), (clock::now(), Some(go)));
         } else {
             let waiting = spawn::execute_trial(files, environment, &target.config, &output, &self.around)?;
-            self.pids.insert(waiting.pid(), life.clone())?;
-            waiting.begin()?;
+            self.let_begin(life, waiting)?;
         }
         Ok(())
     }
@@ -235,6 +233,13 @@ impl Driver {
         self.begin(life, Some(Made::Executed), waiting)
     }
 
+    /// Lets a process begin that need not be found by anybody else.
+    pub(super) fn let_begin(&mut self, life: &Life, waiting: Waiting) -> io::Result<()> {
+        let pid = waiting.pid();
+        self.pids.insert(pid, life.clone())?;
+        waiting.begin().inspect_err(|_| drop(self.pids.remove(pid)))
+    }
+
     fn forked(&mut self, life: Life, pid: i32) {
         let Some((_, go)) = self.births.asked.remove(&life) else { return };
         if process::parent(pid) != Some(std::process::id().cast_signed()) {
@@ -247,7 +252,11 @@ impl Driver {
             Ok(known) if !is_trial(&life) => {
                 store::keep_process(&life, &*known.process);
                 self.births.made.insert(life.unit.clone(), Made::Forked);
-                self.keep();
+                if let Err(error) = self.keep() {
+                    self.pids.remove(pid);
+                    store::drop_process(&life);
+                    return self.input(Input::StartFailed(life, not_started(&error)));
+                }
             }
             Ok(_) => {}
             // Without the word it ends.

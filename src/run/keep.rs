@@ -1,5 +1,7 @@
 //! What is kept for the next supervisor: written whenever it changes, and always before a process begins.
 
+use std::io;
+
 use crate::host::state;
 use crate::host::state::Known;
 use crate::host::state::Process;
@@ -13,21 +15,27 @@ use super::reload::UnderWay;
 
 impl Driver {
     /// Keeps what there is, if that has changed.
-    pub(super) fn keep(&mut self) {
+    ///
+    /// # Errors
+    /// It cannot be written: no process may begin that would not be found.
+    pub(super) fn keep(&mut self) -> io::Result<()> {
         let text = self.state().print(state::newest());
         if text == self.kept {
-            return;
+            return Ok(());
         }
-        // Whoever cannot be adopted ends with the service: not to write is no reason to stop. It is tried again whenever
-        // anything happens, every few seconds at least.
+        // Not to write is no reason to stop. It is tried again whenever anything happens, every few seconds at least.
         match fs::replace_fleeting(&self.around.layout.state_file(), text.as_bytes()) {
-            Ok(()) => (self.kept, self.unkept) = (text, None),
+            Ok(()) => {
+                (self.kept, self.unkept) = (text, None);
+                Ok(())
+            }
             Err(error) => {
                 let why = format!("a supervisor that takes over would not find every process: {error}");
                 if self.unkept.as_ref() != Some(&why) {
                     tracing::warn!("{why}");
                 }
                 self.unkept = Some(why);
+                Err(io::Error::other(error))
             }
         }
     }

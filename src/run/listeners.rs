@@ -41,6 +41,11 @@ impl Listeners {
         }
     }
 
+    /// What the sockets are called where they are kept.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.held.keys().map(ToString::to_string)
+    }
+
     /// Binds the addresses that are not held yet, all or none.
     ///
     /// # Errors

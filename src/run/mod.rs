@@ -110,7 +110,7 @@ pub(crate) enum News {
     RouterLost(Life),
     ForkServer(Life, Event),
     /// A process has ended that is no child of ours.
-    Ended(i32, Exit),
+    Ended(Life, Exit),
 }
 
 /// How the supervisor ended.
@@ -235,7 +235,7 @@ impl Driver {
                     ]);
                 }
             }
-            self.keep();
+            let _ = self.keep();
         }
         self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
     }
@@ -284,7 +284,7 @@ impl Driver {
             News::Router(life, message) => self.hear_router(life, message),
             News::RouterLost(life) => self.lost_router(life),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),
-            News::Ended(pid, exit) => self.ended_elsewhere(pid, exit),
+            News::Ended(life, exit) => self.ended_elsewhere(&life, exit),
         }
         self.announce();
     }

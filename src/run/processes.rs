@@ -64,10 +64,10 @@ impl Processes {
         let process = Arc::new(process);
         let ours = crate::sys::process::parent(pid) == Some(std::process::id().cast_signed());
         let watch = (!ours).then(|| {
-            let (process, news) = (Arc::clone(&process), news.clone());
+            let (process, news, life) = (Arc::clone(&process), news.clone(), life.clone());
             tokio::spawn(async move {
                 let exit = process.ended().await.unwrap_or(Exit::Unknown);
-                let _ = news.send(News::Ended(pid, exit));
+                let _ = news.send(News::Ended(life, exit));
             })
         });
         self.known.insert(pid, Known { life, process, started, watch });

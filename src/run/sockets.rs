@@ -76,6 +76,11 @@ impl Sockets {
         Ok(self.held.get(&unit.name).map(Vec::as_slice).unwrap_or_default())
     }
 
+    /// What they are called where they are kept.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.held.values().flatten().map(|held| held.path.to_string_lossy().into_owned())
+    }
+
     pub(super) fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.held.values().flatten().map(|held| held.listener.as_fd())
     }

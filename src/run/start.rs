@@ -35,6 +35,7 @@ use super::Driver;
 use super::Ended;
 use super::adopt;
 use super::adopt::Survivors;
+use super::adopt::Unknown;
 use super::births::Births;
 use super::chosen;
 use super::listeners::Bound;
@@ -99,22 +100,33 @@ pub fn supervise(
     let layout = Layout::of(&usable.parsed.config);
     let boot = adopt::boot().map_err(StartError::Failed)?;
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
-    drop(only_one(&layout, false)?);
+    let only = only_one(&layout, false)?;
     let generations = Generations::new(layout.generations());
     let mut kept = Kept::default();
     for (name, descriptor) in inherited {
         kept.add(name, descriptor);
     }
-    let mut survivors = match Survivors::look(&layout, &boot, &mut kept) {
+    let users = Users::of(&usable.parsed.config).map_err(StartError::Config)?;
+    let mut survivors = match Survivors::look(&layout, &boot, &users, &mut kept) {
         Ok(survivors) => survivors,
-        Err(why) => {
-            tracing::warn!("what an earlier synvisor left is not known: {why}");
+        Err(unknown @ Unknown::Strangers(_)) => return Err(StartError::Busy(unknown.text())),
+        Err(unknown @ Unknown::State(_)) => {
+            tracing::warn!("what an earlier synvisor left is not known: {}", unknown.text());
             None
         }
     };
     if let Some(found) = &survivors {
         match found.usable(&generations, &config_path, credentials.as_ref()) {
-            Ok(theirs) => (usable, fallen_back) = (theirs, None),
+            Ok(mut theirs) => {
+                // Who may be what is the administrator's word alone, and the directories are those that we look into.
+                let ours = &usable.parsed.config.supervisor;
+                let settings = &mut theirs.parsed.config.supervisor;
+                settings.user.clone_from(&ours.user);
+                settings.router_user.clone_from(&ours.router_user);
+                settings.state_dir.clone_from(&ours.state_dir);
+                settings.run_dir.clone_from(&ours.run_dir);
+                (usable, fallen_back) = (theirs, None);
+            }
             Err(why) => {
                 tracing::warn!("processes run by a configuration that cannot be used any more: {why}")
             }
@@ -127,16 +139,24 @@ pub fn supervise(
     if survivors.is_none() {
         await_strangers(&layout, config)?;
     }
-    let users = Users::of(config).map_err(StartError::Config)?;
-    let venv = venv::inspect(config, users.synapse.as_ref()).map_err(StartError::Config)?;
+    let venv = venv::inspect(config, users.synapse.as_ref()).map_err(|why| match &survivors {
+        None => StartError::Config(why),
+        // The homeserver runs: it is to be tried again.
+        Some(_) => StartError::Failed(why),
+    })?;
     let mut listeners = Listeners::default();
     listeners.take_back(&mut kept.tcp, &config.listen);
+    // Our own copy must not be in the way of another address.
+    kept.tcp.clear();
     let bound = bind(&listeners, config, survivors.as_mut()).map_err(StartError::Failed)?;
     listeners.take(bound, &config.listen);
 
     layout.make(&users).map_err(failed)?;
-    let Some(only) = only_one(&layout, true)? else {
-        return Err(failed("the lock on the state directory was not made"));
+    let only = match only {
+        Some(only) => only,
+        None => {
+            only_one(&layout, true)?.ok_or_else(|| failed("the lock on the state directory was not made"))?
+        }
     };
     let lock = lock(&layout, &users)?;
     let made =
@@ -305,7 +325,9 @@ impl Parts {
             sockets.take_back(&mut self.kept.unix, unit);
         }
         // What nobody took back is not ours to hold.
-        self.kept = Kept::default();
+        let lives = self.survivors.iter().flat_map(Survivors::lives).map(ToString::to_string);
+        let used = self.listeners.names().chain(sockets.names()).chain(lives).chain(["control".to_owned()]);
+        std::mem::take(&mut self.kept).let_go(used);
         let (commands_in, commands) = mpsc::channel(64);
         let control_copy = control.copy().map_err(failed)?;
         store::keep_socket("control", &control_copy);

@@ -2,6 +2,7 @@
 //! supervisor; where there is no systemd, the processes that have them do.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
@@ -59,10 +60,15 @@ pub(super) struct Kept {
     pub(super) tcp: BTreeMap<SocketAddr, TcpListener>,
     pub(super) unix: BTreeMap<PathBuf, UnixListener>,
     others: BTreeMap<String, OwnedFd>,
+    /// Every name under which systemd keeps something.
+    names: BTreeSet<String>,
 }
 
 impl Kept {
     pub(super) fn add(&mut self, name: String, descriptor: OwnedFd) {
+        if !name.is_empty() {
+            self.names.insert(name.clone());
+        }
         match socket::listening(descriptor) {
             Ok(Listening::Tcp(address, listener)) => {
                 self.tcp.entry(address).or_insert(listener);
@@ -73,6 +79,14 @@ impl Kept {
             Err(other) => {
                 self.others.insert(name, other);
             }
+        }
+    }
+
+    /// Closes whatever was not taken, and has systemd keep nothing of it.
+    pub(super) fn let_go(self, used: impl Iterator<Item = String>) {
+        let used: BTreeSet<String> = used.map(|name| name_of(&name)).collect();
+        for name in self.names.difference(&used) {
+            forget(name);
         }
     }
 

@@ -150,10 +150,7 @@ impl Driver {
             let arguments = reader.arguments();
             let started =
                 spawn::execute_trial(arguments, &reader.environment, &config, &reader.output, &self.around);
-            let begun = started.and_then(|waiting| {
-                self.pids.insert(waiting.pid(), life.clone())?;
-                waiting.begin()
-            });
+            let begun = started.and_then(|waiting| self.let_begin(life, waiting));
             if let (Ok(()), Some(UnderWay::Trial(trial))) = (begun, &mut self.under_way) {
                 trial.readers.insert(life.clone(), Reader { alone: true, ..reader });
                 return;

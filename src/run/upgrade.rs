@@ -122,15 +122,15 @@ impl Driver {
             name: None,
             environment: environment.map(|(name, value)| (lossy(name), lossy(value))).collect(),
             nice: 0,
-            directory: Path::new("/"),
+            // Ours: the configuration may be named by a relative path.
+            directory: Path::new("."),
             output: &said,
             descriptors: Vec::new(),
             user: None,
             umask: 0o077,
             capable: false,
         })?;
-        self.pids.insert(waiting.pid(), check.clone())?;
-        waiting.begin()?;
+        self.let_begin(check, waiting)?;
         Ok(said)
     }
 

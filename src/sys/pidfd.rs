@@ -70,6 +70,13 @@ impl Process {
         Self { pid, descriptor }
     }
 
+    /// Whether it is there no more; its number may be another one's by now.
+    pub fn has_ended(&self) -> bool {
+        let path = PathBuf::from(format!("/proc/self/fdinfo/{}", self.descriptor.as_raw_fd()));
+        let text = fs::read(&path).unwrap_or_default();
+        text.lines().any(|line| line.split_whitespace().eq(["Pid:", "-1"]))
+    }
+
     pub const fn pid(&self) -> i32 {
         self.pid
     }
@@ -115,8 +122,8 @@ impl Process {
         Ok(status.code().map(Exit::Code).or_else(|| status.signal().map(Exit::Signal)))
     }
 
-    /// Every socket of its, as descriptors of our own. What the kernel does not let us see is left out.
-    pub fn sockets(&self) -> Vec<OwnedFd> {
+    /// Every socket that it listens at, as descriptors of our own. What the kernel does not let us see is left out.
+    pub fn listeners(&self) -> Vec<OwnedFd> {
         let Ok(entries) = fs::list(&PathBuf::from(format!("/proc/{}/fd", self.pid))) else {
             return Vec::new();
         };
@@ -127,7 +134,8 @@ impl Process {
             std::fs::read_link(format!("/proc/{}/fd/{number}", self.pid))
                 .is_ok_and(|to| to.to_string_lossy().starts_with("socket:"))
         };
-        numbers.into_iter().filter(socket).filter_map(|number| self.copy(number).ok()).collect()
+        let copies = numbers.into_iter().filter(socket).filter_map(|number| self.copy(number).ok());
+        copies.filter(super::socket::listens).collect()
     }
 
     fn copy(&self, number: RawFd) -> io::Result<OwnedFd> {
@@ -159,6 +167,11 @@ pub fn started(pid: i32) -> Option<u64> {
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;
     (!matches!(state, "Z" | "X")).then_some(started)
+}
+
+/// The user that a process runs as.
+pub fn owner(pid: i32) -> Option<u32> {
+    fs::owner_and_mode(&PathBuf::from(format!("/proc/{pid}"))).ok().map(|(owner, _)| owner)
 }
 
 /// Which of its runs the machine is in: numbers of processes and their starts mean nothing in another one.
@@ -221,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_another_process_can_be_had() {
+    fn listening_sockets_of_another_process_can_be_had() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
@@ -236,7 +249,7 @@ mod tests {
             unsafe { libc::close(socket.into_raw_fd()) };
         }
         let process = Process::open(child.id().cast_signed()).unwrap();
-        let paths = process.sockets().into_iter().filter_map(|socket| match listening(socket).ok()? {
+        let paths = process.listeners().into_iter().filter_map(|socket| match listening(socket).ok()? {
             Listening::Unix(path, _) => Some(path),
             Listening::Tcp(..) => None,
         });

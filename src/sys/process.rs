@@ -318,6 +318,20 @@ pub fn become_program(
     }
 }
 
+/// Has a program that is waited for run without the capabilities that we pass on to nobody.
+pub fn incapable(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let clear = || {
+        // SAFETY: a plain system call, after fork.
+        match unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: what runs between fork and exec is one system call.
+    unsafe { command.pre_exec(clear) };
+}
+
 /// Takes over a descriptor that the program before us passed on to us, once.
 ///
 /// # Errors

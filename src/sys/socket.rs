@@ -61,6 +61,11 @@ pub fn peer(socket: &impl AsFd) -> io::Result<(u32, u32)> {
     Ok((credentials.uid(), credentials.gid()))
 }
 
+/// Whether it is a socket that connections come in by.
+pub fn listens(descriptor: &OwnedFd) -> bool {
+    getsockopt(descriptor, sockopt::AcceptConn).unwrap_or(false)
+}
+
 /// A socket that connections come in by, and where.
 #[derive(Debug)]
 pub enum Listening {
@@ -70,7 +75,7 @@ pub enum Listening {
 
 /// What listens behind a descriptor, or the descriptor if nothing does that has an address.
 pub fn listening(descriptor: OwnedFd) -> Result<Listening, OwnedFd> {
-    if !getsockopt(&descriptor, sockopt::AcceptConn).unwrap_or(false) {
+    if !listens(&descriptor) {
         return Err(descriptor);
     }
     let Ok(address) = getsockname::<SockaddrStorage>(descriptor.as_raw_fd()) else { return Err(descriptor) };

@@ -147,8 +147,20 @@ def test_where_sockets_cannot_be_copied_everything_is_taken_over_all_the_same(ho
     home.start().wait_ready()
 
 
-def test_a_unit_that_was_stopped_stays_stopped_and_no_other_process_is_touched(home: Deployment) -> None:
-    # Mutations, each seen red: `wanted` not kept; the lock not looked at (the other process is ended).
+def test_a_unit_that_was_stopped_stays_stopped(home: Deployment) -> None:
+    # Mutation: `wanted` not kept: seen red.
+    assert home.cli("stop", "generic-1").returncode == 0
+    killed(home)
+    home.start()
+    wait_for("the supervisor", home.status)
+    unit = home.unit("generic-1")
+    assert (unit["state"], unit["pid"]) == ("down", None)
+    assert home.cli("start", "generic-1").returncode == 0
+    home.wait_ready()
+
+
+def test_no_process_that_is_not_ours_is_touched(home: Deployment) -> None:
+    # Mutation: the lock not looked at (the other process is ended): seen red.
     assert home.cli("stop", "generic-1").returncode == 0
     other = subprocess.Popen(["sleep", "1000"])
     try:
@@ -162,11 +174,18 @@ def test_a_unit_that_was_stopped_stays_stopped_and_no_other_process_is_touched(h
             "pid": other.pid, "started": found.start, "ready": True, "ending": False, "made": "forked",
         }  # fmt: skip
         file.write_text(json.dumps(state), encoding="utf-8")
+        done = subprocess.run(
+            home.command("supervise"), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 75, done
+        assert "cannot be told from others" in done.stderr
+        assert f"ps -f {other.pid}" in done.stderr
+        # One of that number that began at another time is nobody.
+        state["units"]["generic-1"]["process"]["started"] += 1
+        file.write_text(json.dumps(state), encoding="utf-8")
         home.start()
         wait_for("the supervisor", home.status)
-        unit = home.unit("generic-1")
-        assert (unit["state"], unit["pid"]) == ("down", None)
-        assert other.poll() is None
+        assert home.unit("generic-1")["pid"] is None
         assert home.cli("start", "generic-1").returncode == 0
         assert other.poll() is None
     finally:

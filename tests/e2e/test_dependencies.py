@@ -215,7 +215,7 @@ def on_small_disks() -> Iterator[Deployment]:
 
 @contextlib.contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Whoever opens something in it from now on cannot write; what is open already keeps the kernel from more."""
+    """Whoever opens something in it from now on cannot write; more is not had while files are open."""
     subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(directory)], check=True)
@@ -528,7 +528,7 @@ def test_a_supervisor_without_descriptors_goes_on_and_says_so(home: Deployment) 
                 os.kill(victim, signal.SIGKILL)
                 found = of(home, "generic-1", "backoff", "Too many open files")
                 assert "LimitNOFILE" in found["reason"]
-                # What that process had is free again. The last one is kept for questions, of which one may be ours.
+                # What that process had is free again. The last one is kept for questions.
                 wait_for("status names it", named)
                 # Who cannot be asked is not taken for stuck: longer than two questions after health.
                 time.sleep(16)

@@ -135,39 +135,6 @@ def test_its_death_is_its_own(shared: Supervisor) -> None:
     assert shared.server.poll() is None
 
 
-def test_it_follows_its_parent_into_death(tmp_path: Path) -> None:
-    """A process whose parent is not the supervisor that ordered it does not start."""
-    with Supervisor() as supervisor:
-        child = supervisor.fork("plain_app", "wait")
-        # Whoever connected is noted by the kernel; here it is a helper that has ended.
-        helper = subprocess.run(
-            [interpreter(), "-c", HELPER, str(supervisor.path), json.dumps(request(supervisor))],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        pid = json.loads(helper.stdout)["pid"]
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
-        text = (supervisor.directory / "orphan.log").read_text(encoding="utf-8")
-        assert "which has died" in text
-        child.end()
-
-
-HELPER = """
-import array, json, os, socket, sys
-path, request = sys.argv[1:]
-s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-s.connect(path)
-s.recv(1 << 18)
-out = os.open(os.path.dirname(path) + "/orphan.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-r, w = os.pipe()
-s.sendmsg([request.encode()], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [out, r, out]))])
-answer = s.recv(1 << 18).decode()
-os.write(w, b"g")
-print(answer)
-"""
-
-
 def request(supervisor: Supervisor) -> dict[str, Any]:
     process = supervisor.process("plain_app", "facts")
     return {"type": "fork", "unit": process["unit"], "incarnation": 99, "process": process}
