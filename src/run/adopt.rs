@@ -31,6 +31,8 @@ use crate::topology;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
+use crate::wire::Generation;
+use crate::wire::GenerationResult;
 use crate::wire::Incarnation;
 
 use super::Driver;
@@ -251,6 +253,16 @@ impl Driver {
         let another = upgraded || state.synvisor != env!("CARGO_PKG_VERSION");
         tracing::info!("{} processes of an earlier supervisor are taken over", alive.len());
         self.unfinished = state.towards;
+        self.served = true;
+        let begun = |generation: &&Generation| {
+            generation.result == GenerationResult::Applying
+                && Some(generation.number) != state.towards
+                && generation.number != state.generation
+        };
+        for generation in self.generations.list().iter().filter(begun) {
+            let why = "synvisor ended before it was begun".to_owned();
+            self.settle(generation.number, GenerationResult::Failed, Some(why));
+        }
         self.takeovers = state.takeovers + 1;
         for (name, known) in &state.units {
             if self.running.topology.unit(name).is_none() {

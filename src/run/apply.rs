@@ -127,8 +127,8 @@ impl Driver {
         let left = back_to.and_then(|_| self.leave_behind(&asked.who));
         tracing::info!("{}: generation {number} is applied", asked.who);
         // Who has never served has nothing that one could go back to.
-        let old = self.started.then(|| self.running.clone());
-        if !self.started && left.is_none() {
+        let old = self.served.then(|| self.running.clone());
+        if !self.served && left.is_none() {
             let why = Some(format!("generation {number} took its place before it served"));
             self.settle(self.generation, GenerationResult::Failed, why);
         }
@@ -150,10 +150,11 @@ impl Driver {
             reading: BTreeSet::new(),
             deadline: None,
         })));
+        let _ = self.keep();
         self.milestone();
         // Nobody has served with the files that are there: who comes up meanwhile need not try them once more.
         let all: Vec<UnitName> = self.running.images.keys().cloned().collect();
-        if !self.started
+        if !self.served
             && let Err(why) = self.equip(&all)
         {
             return self.go_back(why);

@@ -177,6 +177,8 @@ struct Driver {
     tickets: u64,
     /// Whether main and router have both been READY.
     started: bool,
+    /// Whether the homeserver has served since it was started, under whichever supervisor: there is something to go back to.
+    served: bool,
     stopping: bool,
     finished: bool,
     unreachable: Option<String>,
@@ -293,7 +295,7 @@ impl Driver {
     fn announce(&mut self) {
         let ready = |name: UnitName| self.core.ready(&name).is_some();
         if !self.started && ready(UnitName::main()) && ready(UnitName::router()) {
-            self.started = true;
+            (self.started, self.served) = (true, true);
             // One that takes its place at this moment is settled when that is done.
             if self.unfinished.is_none() && !matches!(self.under_way, Some(UnderWay::Applying(_))) {
                 self.settle(self.generation, GenerationResult::Applied, None);

@@ -180,7 +180,7 @@ impl Driver {
     pub(super) fn give_up_start(&mut self) {
         let main = self.core.status().into_iter().find(|unit| unit.name == UnitName::main());
         let Some(main) = main.filter(|main| main.restarts == TRIES) else { return };
-        if self.started || self.stopping || self.under_way.is_some() {
+        if self.served || self.stopping || self.under_way.is_some() {
             return;
         }
         let all = self.generations.list();

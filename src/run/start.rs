@@ -385,6 +385,7 @@ impl Parts {
             orders: Orders::default(),
             tickets: 0,
             started: false,
+            served: false,
             stopping: false,
             finished: false,
             unreachable: None,
