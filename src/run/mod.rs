@@ -205,7 +205,7 @@ impl Driver {
         let mut watchdog = Watchdog::from_environment();
         while !self.finished {
             let deadline = self.core.poll_timeout();
-            let waiting = !self.stopping && !self.started && self.missing_service().is_some();
+            let waiting = !self.stopping && !self.served && self.missing_service().is_some();
             let services_due = waiting.then_some(give_up);
             tokio::select! {
                 readable = self.notify.readable() => {
