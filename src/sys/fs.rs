@@ -339,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_lock_is_held_once_and_names_its_holder() {
-        // Mutation: shared ones taken as exclusive: seen red.
+        // Mutations, each seen red: shared ones taken as exclusive; a pid written into shared ones.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let own = std::process::id();
