@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_state_of_every_known_version_can_be_read_and_no_other() {
-        // Mutation: the version not looked at: seen red.
+        // Mutation: every version taken for the newest: seen red.
         for version in versions() {
             let text = state().print(version);
             assert!(text.contains(&format!("\"version\":{version}")), "{text}");

@@ -152,12 +152,13 @@ pub fn supervise(
     listeners.take(bound, &config.listen);
 
     layout.make(&users).map_err(failed)?;
-    let only = match only {
+    let mut only = match only {
         Some(only) => only,
         None => {
             only_one(&layout, true)?.ok_or_else(|| failed("the lock on the state directory was not made"))?
         }
     };
+    only.sign().map_err(failed)?;
     let lock = lock(&layout, &users)?;
     let made =
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;

@@ -320,6 +320,18 @@ pub struct Lock {
     file: Flock<File>,
 }
 
+impl Lock {
+    /// Writes our pid into it, for whoever fails to get it.
+    pub fn sign(&mut self) -> Result<(), FsError> {
+        let mut write = || -> io::Result<()> {
+            self.file.set_len(0)?;
+            self.file.rewind()?;
+            write!(self.file, "{}", std::process::id())
+        };
+        write().map_err(at("write", Path::new("the lock of the supervisor")))
+    }
+}
+
 /// A child that inherits the descriptor holds the lock too, for as long as it lives.
 impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -417,7 +429,7 @@ mod tests {
 
     #[test]
     fn a_lock_is_held_once_and_names_its_holder() {
-        // Mutation: shared ones taken as exclusive: seen red.
+        // Mutations, each seen red: shared ones taken as exclusive; a pid written into shared ones.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         let own = std::process::id();

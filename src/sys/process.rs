@@ -515,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_process_begins_only_when_it_is_told_to() {
-        // Mutations, each seen red: exec without the word; its own end of the pipe kept open.
+        // Mutations: exec without the word: seen red; its own copy of our end of the pipe kept: it never ends, nor does the test.
         let dir = tempfile::tempdir().unwrap();
         let begun = dir.path().join("begun");
         let output = File::open("/dev/null").unwrap();

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,8 +45,8 @@ def is_new(unit: str) -> bool:
 
 
 def test_a_supervisor_that_is_killed_costs_no_request(home: Deployment) -> None:
-    # Mutations, each seen red: the router's sockets bound anew instead of taken back (src/run/start.rs); the
-    # router told that everybody is away (src/run/adopt.rs).
+    # Mutations: the router's sockets bound anew instead of taken back (src/run/start.rs): another router,
+    # seen red; the router told that everybody is away (src/run/routers.rs): the load never ends.
     with Traffic(home.port) as traffic:
         traffic.breathe()
         for kill in range(KILLS):
@@ -63,11 +64,19 @@ def test_a_supervisor_that_is_killed_costs_no_request(home: Deployment) -> None:
     assert report["unanswered"] == report["to_device_unanswered"] == 0, shown(report)
 
 
+def listeners(home: Deployment) -> dict[str, str]:
+    """The inode of every listening Unix socket by its path, which has another when it is bound anew."""
+    lines = [line.split() for line in Path("/proc/net/unix").read_text(encoding="utf-8").splitlines()]
+    # __SO_ACCEPTCON in linux/net.h.
+    found = [line[6:] for line in lines if len(line) == 8 and line[3] == "00010000"]
+    return {path: inode for inode, path in found if path.startswith(f"{home.run}/")}
+
+
 def test_what_was_taken_over_restarts_like_anything_else(home: Deployment) -> None:
-    # Mutation: sockets of units not copied (src/run/adopt.rs): refused calls between processes, seen red.
+    # Mutation: sockets of units not copied (src/run/adopt.rs): bound anew, seen red.
     killed(home)
     home.start().wait_ready()
-    before = home.pids()
+    before, sockets = home.pids(), listeners(home)
     with Traffic(home.port) as traffic:
         traffic.breathe()
         for unit in ("main", "events-1", "generic-1"):
@@ -82,10 +91,12 @@ def test_what_was_taken_over_restarts_like_anything_else(home: Deployment) -> No
     after = home.pids()
     others = {"postgres", "redis", "forkserver", "router"}
     assert {unit for unit in before if before[unit] == after[unit]} == others
+    # In between whoever calls a process waits at the same socket.
+    assert listeners(home) == sockets
 
 
 def test_who_dies_while_nobody_looks_is_back_with_the_next_supervisor(home: Deployment) -> None:
-    # Mutation: the process taken for alive, without a look: seen red.
+    # Mutation: what was noted taken for alive, without a look (src/run/adopt.rs): nobody answers, seen red.
     before = killed(home)
     dead = ("generic-1", "main", "router", "redis")
     for unit in dead:
@@ -113,7 +124,7 @@ def test_the_end_of_what_was_taken_over_is_noticed(home: Deployment) -> None:
 
 
 def test_a_router_that_is_killed_costs_only_what_it_had(home: Deployment) -> None:
-    # Mutation: the listening sockets closed with it: refused, seen red.
+    # Mutation: the listening sockets closed with it (src/run/children.rs): reset, seen red.
     user = home.client().register("router-user", "a password")
     poll = Poll(home, user)
     before = home.unit("router")
@@ -160,7 +171,6 @@ def test_a_unit_that_was_stopped_stays_stopped(home: Deployment) -> None:
 
 
 def test_no_process_that_is_not_ours_is_touched(home: Deployment) -> None:
-    # Mutation: the lock not looked at (the other process is ended): seen red.
     assert home.cli("stop", "generic-1").returncode == 0
     other = subprocess.Popen(["sleep", "1000"])
     try:
@@ -215,7 +225,7 @@ def test_a_file_that_was_edited_meanwhile_changes_nothing_by_itself(home: Deploy
 
 
 def test_what_was_noted_may_be_lost_but_nothing_starts_beside_what_runs(home: Deployment) -> None:
-    # Mutation: started without a look at the lock: two processes of one name, seen red.
+    # Mutation: started without a look at the lock: it gets as far as the port, which is taken, seen red.
     before = killed(home)
     file = home.run / "state.json"
     state = file.read_bytes()
@@ -249,7 +259,7 @@ def test_a_second_supervisor_is_refused_and_the_first_never_notices(home: Deploy
 
 
 def test_a_stop_ends_what_was_taken_over_too() -> None:
-    # Mutation: Effect::Signal for children only: left behind, seen red.
+    # Mutation: signals for children only (src/run/processes.rs): the stop never ends, seen red.
     with deployed("generic = 1") as home:
         before = killed(home)
         home.start().wait_ready()

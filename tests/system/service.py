@@ -107,13 +107,15 @@ address = "127.0.0.1:{self.port}"
         wait_for("every unit is ready", lambda: True if not self.unready() else None)
 
     def notifications(self) -> list[str]:
-        """What systemd says that the supervisor told it, since it was started."""
+        """What systemd says that the supervisor told it of its state, since it was started."""
         self.machine.run("journalctl", "--sync")
         pid = self.properties("MainPID")["MainPID"]
         lines = self.machine.run("journalctl", "--no-pager", "--output=cat", "_PID=1").stdout.splitlines()
         # As systemd 252 and as 257 put it.
         heard = re.compile(rf"{UNIT}: Got notification message from PID {pid}(?: \((.*)\)|: (.*))")
-        return [match[1] or match[2] for line in lines if (match := heard.fullmatch(line))]
+        said = [match[1] or match[2] for line in lines if (match := heard.fullmatch(line))]
+        # Signs of life, and descriptors that it has kept, come at any time.
+        return [words for words in said if not words.startswith(("WATCHDOG=1", "FDSTORE"))]
 
     def close(self) -> None:
         self.machine.stop()
