@@ -101,7 +101,9 @@ impl Driver {
         if let Some(made) = made {
             self.births.made.insert(life.unit.clone(), made);
         }
-        self.keep().and_then(|()| waiting.begin()).inspect_err(|_| {
+        // A disk without room keeps nobody from work: it is noted as soon as there is some.
+        let _ = self.keep();
+        waiting.begin().inspect_err(|_| {
             self.pids.remove(pid);
             store::drop_process(life);
         })
@@ -252,11 +254,7 @@ impl Driver {
             Ok(known) if !is_trial(&life) => {
                 store::keep_process(&life, &*known.process);
                 self.births.made.insert(life.unit.clone(), Made::Forked);
-                if let Err(error) = self.keep() {
-                    self.pids.remove(pid);
-                    store::drop_process(&life);
-                    return self.input(Input::StartFailed(life, not_started(&error)));
-                }
+                let _ = self.keep();
             }
             Ok(_) => {}
             // Without the word it ends.

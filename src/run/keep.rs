@@ -17,7 +17,7 @@ impl Driver {
     /// Keeps what there is, if that has changed.
     ///
     /// # Errors
-    /// It cannot be written: no process may begin that would not be found.
+    /// It cannot be written; `status` says so until it can.
     pub(super) fn keep(&mut self) -> io::Result<()> {
         let text = self.state().print(state::newest());
         if text == self.kept {
