@@ -18,12 +18,14 @@ use crate::host::toml::Document;
 use crate::host::toml::Usable;
 use crate::plan::Deployment;
 use crate::plan::Image;
+use crate::supervise::Exit;
 use crate::supervise::Input;
 use crate::supervise::Kept as KeptUnit;
 use crate::supervise::Life;
 use crate::supervise::Spec;
 use crate::supervise::Ticket;
 use crate::supervise::Verb;
+use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::pidfd;
 use crate::sys::pidfd::Process;
@@ -92,37 +94,31 @@ impl Survivors {
         let state = State::read(layout, boot).map_err(Unknown::State)?;
         let Some(state) = state else { return Ok(None) };
         let lock = std::fs::metadata(layout.lock());
-        let holds_lock = |pid| lock.as_ref().map_or(Some(false), |lock| fs::has_open(pid, lock));
+        let is_ours = |unit: &UnitName, pid| {
+            let is_router = *unit == UnitName::router();
+            let user = if is_router { &users.router } else { &users.synapse };
+            let uid = user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
+            // A fork server passes the lock on and does not hold it; whether a router does, root alone may see.
+            let holds_lock = lock.as_ref().is_ok_and(|lock| fs::has_open(pid, lock).unwrap_or(is_router));
+            pidfd::owner(pid) == Some(uid) && (holds_lock || *unit == UnitName::fork_server())
+        };
         let (mut alive, mut strangers) = (BTreeMap::new(), Vec::new());
         for (life, noted) in state.units.iter().flat_map(lives) {
-            let owner = match life.unit == UnitName::router() {
-                true => &users.router,
-                false => &users.synapse,
-            };
-            let uid = owner.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
-            match Process::identify(noted.pid, noted.started) {
-                // A fork server passes the lock on and does not hold it; whether a router does, root alone may see.
-                Some(process)
-                    if pidfd::owner(noted.pid) == Some(uid)
-                        && (life.unit == UnitName::fork_server()
-                            || match holds_lock(noted.pid) {
-                                Some(holds) => holds,
-                                None => life.unit == UnitName::router(),
-                            }) =>
-                {
+            if let Some(process) = Process::identify(noted.pid, noted.started) {
+                if is_ours(&life.unit, noted.pid) {
                     alive.insert(life, process);
+                } else {
+                    strangers.push(noted.pid);
                 }
-                Some(_) => strangers.push(noted.pid),
-                None => {
-                    // Of what it ended is seen by a descriptor of its time.
-                    if let Some(ended) = kept.process(&life).map(|held| Process::of(noted.pid, held))
-                        && ended.has_ended()
-                    {
-                        alive.insert(life, ended);
-                        continue;
-                    }
-                    tracing::warn!("{} ended while no supervisor was there", life.unit);
+                continue;
+            }
+            // Of what it ended is seen by a descriptor of its time.
+            let held = kept.process(&life).map(|held| Process::of(noted.pid, held));
+            match held.filter(Process::has_ended) {
+                Some(ended) => {
+                    alive.insert(life, ended);
                 }
+                None => tracing::warn!("{} ended while no supervisor was there", life.unit),
             }
         }
         if !strangers.is_empty() {
@@ -278,7 +274,7 @@ impl Driver {
             self.pids.adopt(life, process, started, &self.news);
         }
         // The router must not hear that somebody is away before the core knows who is there.
-        self.core.handle(Input::Adopt(kept), crate::sys::clock::now());
+        self.core.handle(Input::Adopt(kept), clock::now());
         let lives: Vec<Life> = self.pids.iter().map(|(_, life)| life.clone()).collect();
         for life in lives {
             if life.unit == UnitName::router() {
@@ -317,9 +313,9 @@ impl Driver {
     }
 
     /// A process has ended that is no child of ours.
-    pub(super) fn ended_elsewhere(&mut self, life: &Life, exit: crate::supervise::Exit) {
+    pub(super) fn ended_elsewhere(&mut self, life: &Life, exit: Exit) {
         self.hear();
-        if let Some(pid) = self.pids.of(life).map(super::processes::Known::pid) {
+        if let Some(pid) = self.pids.of(life).map(|known| known.pid()) {
             self.ended(pid, exit);
         }
     }

@@ -150,7 +150,7 @@ impl Driver {
             reading: BTreeSet::new(),
             deadline: None,
         })));
-        let _ = self.keep();
+        self.keep();
         self.milestone();
         // Nobody has served with the files that are there: who comes up meanwhile need not try them once more.
         let all: Vec<UnitName> = self.running.images.keys().cloned().collect();

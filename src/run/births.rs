@@ -94,19 +94,25 @@ impl Driver {
         Ok(())
     }
 
-    /// Lets a process begin, now that it can be noted: whatever becomes of us, it will be found.
+    /// Lets a process begin, now that it is noted: whatever becomes of us, it will be found.
     fn begin(&mut self, life: &Life, made: Option<Made>, waiting: Waiting) -> io::Result<()> {
         let pid = waiting.pid();
-        store::keep_process(life, &*self.pids.insert(pid, life.clone())?.process);
-        if let Some(made) = made {
-            self.births.made.insert(life.unit.clone(), made);
-        }
-        // A disk without room keeps nobody from work: it is noted as soon as there is some.
-        let _ = self.keep();
+        self.note(life, made, pid)?;
         waiting.begin().inspect_err(|_| {
             self.pids.remove(pid);
             store::drop_process(life);
         })
+    }
+
+    /// Notes a process that waits for the word to begin. A disk without room keeps nobody from work: what cannot be written
+    /// is as soon as there is some.
+    fn note(&mut self, life: &Life, made: Option<Made>, pid: i32) -> io::Result<()> {
+        store::keep_process(life, &*self.pids.insert(pid, life.clone())?.process);
+        if let Some(made) = made {
+            self.births.made.insert(life.unit.clone(), made);
+        }
+        self.keep();
+        Ok(())
     }
 
     fn start_synapse(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
@@ -250,15 +256,14 @@ impl Driver {
             }
             return self.input(Input::StartFailed(life, "its process ended before it began".to_owned()));
         }
-        match self.pids.insert(pid, life.clone()) {
-            Ok(known) if !is_trial(&life) => {
-                store::keep_process(&life, &*known.process);
-                self.births.made.insert(life.unit.clone(), Made::Forked);
-                let _ = self.keep();
-            }
-            Ok(_) => {}
+        let noted = if is_trial(&life) {
+            self.pids.insert(pid, life.clone()).map(drop)
+        } else {
+            self.note(&life, Some(Made::Forked), pid)
+        };
+        if let Err(error) = noted {
             // Without the word it ends.
-            Err(error) => return self.input(Input::StartFailed(life, not_started(&error))),
+            return self.input(Input::StartFailed(life, not_started(&error)));
         }
         // Only now that its end would be understood may it begin; without the word it ends by itself.
         if let Some(go) = go {

@@ -1,7 +1,5 @@
 //! What is kept for the next supervisor: written whenever it changes, and always before a process begins.
 
-use std::io;
-
 use crate::host::state;
 use crate::host::state::Known;
 use crate::host::state::Process;
@@ -14,28 +12,21 @@ use super::Driver;
 use super::reload::UnderWay;
 
 impl Driver {
-    /// Keeps what there is, if that has changed.
-    ///
-    /// # Errors
-    /// It cannot be written; `status` says so until it can.
-    pub(super) fn keep(&mut self) -> io::Result<()> {
+    /// Keeps what there is, if that has changed; where it cannot be written, `status` says so until it can.
+    pub(super) fn keep(&mut self) {
         let text = self.state().print(state::newest());
         if text == self.kept {
-            return Ok(());
+            return;
         }
         // Not to write is no reason to stop. It is tried again whenever anything happens, every few seconds at least.
         match fs::replace_fleeting(&self.around.layout.state_file(), text.as_bytes()) {
-            Ok(()) => {
-                (self.kept, self.unkept) = (text, None);
-                Ok(())
-            }
+            Ok(()) => (self.kept, self.unkept) = (text, None),
             Err(error) => {
                 let why = format!("a supervisor that takes over would not find every process: {error}");
                 if self.unkept.as_ref() != Some(&why) {
                     tracing::warn!("{why}");
                 }
                 self.unkept = Some(why);
-                Err(io::Error::other(error))
             }
         }
     }

@@ -237,7 +237,7 @@ impl Driver {
                     ]);
                 }
             }
-            let _ = self.keep();
+            self.keep();
         }
         self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
     }

@@ -176,7 +176,7 @@ impl Driver {
         tracing::info!("{life} takes nobody any more and finishes what it has");
         self.timeline.leaves(&life.unit, clock::now());
         // A supervisor that takes over must not take it for the present one.
-        let _ = self.keep();
+        self.keep();
         if let Some(router) = self.routers.known.get(life) {
             router.link.tell(ToRouter::Retire { limit_ms: RETIRE_TIMEOUT });
         }

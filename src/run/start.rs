@@ -193,7 +193,7 @@ pub fn supervise(
         boot,
         listeners,
         kept,
-        survivors: survivors.take(),
+        survivors,
         launch,
         tests,
         running,

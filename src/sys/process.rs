@@ -459,6 +459,23 @@ mod tests {
         (exit, super::super::fs::read(&path).unwrap())
     }
 
+    /// A program that is given nothing and prints to nobody.
+    fn bare(program: &str, arguments: &[&str]) -> Waiting {
+        spawn(&Command {
+            argv: std::iter::once(&program).chain(arguments).map(|part| (*part).to_owned()).collect(),
+            name: None,
+            environment: vec![],
+            directory: Path::new("/"),
+            output: &File::open("/dev/null").unwrap(),
+            descriptors: vec![],
+            user: None,
+            nice: 0,
+            umask: 0o077,
+            capable: false,
+        })
+        .unwrap()
+    }
+
     #[test]
     fn a_child_gets_its_descriptors_and_no_others() {
         // Mutation: close_range left out and one descriptor opened without CLOEXEC: seen red.
@@ -493,22 +510,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_started_says_why_at_once() {
-        let output = File::open("/dev/null").unwrap();
-        let error = spawn(&Command {
-            argv: vec!["/nowhere/python".to_owned()],
-            name: None,
-            environment: vec![],
-            directory: Path::new("/"),
-            output: &output,
-            descriptors: vec![],
-            user: None,
-            nice: 0,
-            umask: 0o077,
-            capable: false,
-        })
-        .unwrap()
-        .begin()
-        .unwrap_err();
+        let error = bare("/nowhere/python", &[]).begin().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         assert!(error.to_string().contains("cannot exec for /nowhere/python"), "{error}");
     }
@@ -518,22 +520,7 @@ mod tests {
         // Mutations: exec without the word: seen red; its own copy of our end of the pipe kept: it never ends, nor does the test.
         let dir = tempfile::tempdir().unwrap();
         let begun = dir.path().join("begun");
-        let output = File::open("/dev/null").unwrap();
-        let waiting = || {
-            spawn(&Command {
-                argv: vec!["/bin/touch".to_owned(), begun.to_str().unwrap().to_owned()],
-                name: None,
-                environment: vec![],
-                directory: Path::new("/"),
-                output: &output,
-                descriptors: vec![],
-                user: None,
-                nice: 0,
-                umask: 0o077,
-                capable: false,
-            })
-            .unwrap()
-        };
+        let waiting = || bare("/bin/touch", &[begun.to_str().unwrap()]);
         let exit = |pid| ended(waitpid(Pid::from_raw(pid), None).unwrap()).unwrap().1;
         let one = waiting();
         let pid = one.pid();

@@ -83,12 +83,17 @@ def user(home: Deployment) -> Client:
     return home.client().register(f"user-{uuid.uuid4().hex[:8]}", "a password")
 
 
-def test_a_long_poll_outlives_its_router(home: Deployment) -> None:
+def polling(home: Deployment) -> tuple[Client, str, Poll]:
+    """Who can send to a room, the room, and somebody who waits for news of it."""
     alice, bob = user(home), user(home)
     room = alice.create_room(preset="public_chat")
     bob.join(room)
+    return alice, room, Poll(home, bob)
+
+
+def test_a_long_poll_outlives_its_router(home: Deployment) -> None:
+    alice, room, poll = polling(home)
     (old,) = routers(home)
-    poll = Poll(home, bob)
     summary = restart(home, "router")
     assert summary["unit"] == "router"
     assert summary["start_ms"] is not None
@@ -116,11 +121,8 @@ def test_a_long_poll_outlives_its_router(home: Deployment) -> None:
 
 
 def test_a_worker_restarts_behind_a_router_that_was_replaced(home: Deployment) -> None:
-    alice, bob = user(home), user(home)
-    room = alice.create_room(preset="public_chat")
-    bob.join(room)
+    alice, room, poll = polling(home)
     (old,) = routers(home)
-    poll = Poll(home, bob)
     restart(home, "router")
     summary = restart(home, "generic-1")
     assert summary["taken_back"] == 1, summary

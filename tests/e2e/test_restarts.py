@@ -58,6 +58,12 @@ def nothing_lost(report: Report) -> None:
     assert report["to_device_accepted"] > 0
 
 
+def nothing_failed(report: Report) -> None:
+    assert report["failed"] == 0, shown(report)
+    nothing_lost(report)
+    assert report["unanswered"] == report["to_device_unanswered"] == 0, shown(report)
+
+
 def test_planned_restarts_cost_no_request(home: Deployment) -> None:
     units = synapse_units(home)
     before = home.pids()
@@ -74,9 +80,7 @@ def test_planned_restarts_cost_no_request(home: Deployment) -> None:
         report = traffic.stop()
     assert report["users"] >= 20
     assert report["rooms"] >= 5
-    assert report["failed"] == 0, shown(report)
-    nothing_lost(report)
-    assert report["unanswered"] == report["to_device_unanswered"] == 0, shown(report)
+    nothing_failed(report)
     after = home.pids()
     assert {unit for unit in before if before[unit] == after[unit]} == set(OTHERS)
 

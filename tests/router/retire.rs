@@ -2,6 +2,9 @@
 
 use std::io::ErrorKind;
 use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
@@ -13,6 +16,7 @@ use tokio::time::Instant;
 use super::harness::Harness;
 use super::harness::OK;
 use super::harness::PATIENCE;
+use super::harness::Peer;
 use super::harness::VERSIONS;
 use super::harness::accept;
 use super::harness::answer;
@@ -27,6 +31,25 @@ const PARKING: Parking = Parking { most: 10, longest: PATIENCE };
 /// A router with these limits for requests when it stops, and for idle connections when it is retired.
 fn ending(drain_timeout: Duration, farewell: Duration) -> Harness {
     Harness::that_ends("generic = 1\ntyping = 1", PARKING, false, drain_timeout, farewell)
+}
+
+/// A router with a request on the way to a worker that has it and has not answered.
+struct Busy {
+    harness: Harness,
+    generic: UnixListener,
+    client: Peer<TcpStream>,
+    process: Peer<UnixStream>,
+}
+
+impl Busy {
+    fn with(target: &str, incarnation: u64) -> Self {
+        let mut harness = ending(AGES, AGES);
+        let generic = harness.up("generic-1", incarnation);
+        let client = harness.request("GET", target);
+        let mut process = accept(&generic);
+        process.head();
+        Self { harness, generic, client, process }
+    }
 }
 
 impl Harness {
@@ -61,11 +84,7 @@ fn is_waited_at(socket: &TcpListener) -> bool {
 #[test]
 fn a_long_poll_is_answered_and_is_the_last() {
     // Mutations, each seen red: the long-poll left at the end; the answer without `Connection: close` (it never ends).
-    let mut harness = ending(AGES, AGES);
-    let generic = harness.up("generic-1", 1);
-    let mut client = harness.request("GET", SYNC);
-    let mut process = accept(&generic);
-    process.head();
+    let Busy { mut harness, generic: _generic, mut client, mut process } = Busy::with(SYNC, 1);
     harness.retire(AGES);
     assert!(!client.is_told());
     process.send(OK);
@@ -78,11 +97,7 @@ fn a_long_poll_is_answered_and_is_the_last() {
 #[test]
 fn whoever_comes_then_is_the_successors() {
     // Mutations, each seen red: the sockets kept; those of a later table accepted from.
-    let mut harness = ending(AGES, AGES);
-    let generic = harness.up("generic-1", 1);
-    let mut client = harness.request("GET", VERSIONS);
-    let mut process = accept(&generic);
-    process.head();
+    let Busy { mut harness, generic: _generic, mut client, mut process } = Busy::with(VERSIONS, 1);
     harness.retire(AGES);
     // A table that has sockets all the same opens none.
     let table = harness.table_line();
@@ -142,11 +157,7 @@ fn an_idle_connection_does_not_keep_it() {
 #[test]
 fn its_time_is_limited() {
     // Mutations, each seen red: no limit; the limit that another supervisor names taken for the first.
-    let mut harness = ending(AGES, AGES);
-    let generic = harness.up("generic-1", 1);
-    let mut client = harness.request("GET", SYNC);
-    let mut process = accept(&generic);
-    process.head();
+    let Busy { mut harness, generic: _generic, mut client, mut process } = Busy::with(SYNC, 1);
     harness.tell(&ToRouter::Retire { limit_ms: 1 });
     harness.tell(&ToRouter::Retire { limit_ms: 3_600_000 });
     harness.ended();
@@ -174,11 +185,7 @@ fn a_stop_ends_it_as_it_would_any_router() {
 #[test]
 fn a_process_restarts_behind_it() {
     // Mutation: Drain not obeyed by a router that is retired: seen red.
-    let mut harness = ending(AGES, AGES);
-    let generic = harness.up("generic-1", 7);
-    let mut client = harness.request("GET", SYNC);
-    let mut process = accept(&generic);
-    process.head();
+    let Busy { mut harness, generic: _generic, mut client, mut process } = Busy::with(SYNC, 7);
     harness.retire(AGES);
     let drained = harness.drain("generic-1", 7);
     assert_eq!(harness.hear(), drained);
@@ -193,11 +200,7 @@ fn a_process_restarts_behind_it() {
 #[test]
 fn another_supervisor_finds_it() {
     // Mutation: its control socket closed when it is retired: seen red.
-    let mut harness = ending(AGES, AGES);
-    let generic = harness.up("generic-1", 7);
-    let mut client = harness.request("GET", SYNC);
-    let mut process = accept(&generic);
-    process.head();
+    let Busy { mut harness, generic: _generic, mut client, mut process } = Busy::with(SYNC, 7);
     harness.retire(AGES);
     harness.supervisor = connect_supervisor(&harness.directory.path().join("router.sock"));
     harness.retire(AGES);

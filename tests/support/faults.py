@@ -153,14 +153,19 @@ def ordered(world: World, *arguments: str, alone: bool = False) -> Trouble:
     return Trouble(what.removesuffix(" --json"), finish)
 
 
-def killed(world: World, unit: str) -> Trouble:
+def replaced(world: World, unit: str, what: str, number: signal.Signals) -> Trouble:
+    """A signal after which another process has to take its place."""
     old = world.pid(unit)
     if old is None:
         # Something else has it down at this moment.
-        return Trouble(f"kill {unit}, which was down")
+        return Trouble(f"{what} {unit}, which was down")
     with contextlib.suppress(ProcessLookupError):
-        os.kill(old, signal.SIGKILL)
-    return Trouble(f"kill {unit}", over=lambda: world.pids().get(unit) not in (None, old))
+        os.kill(old, number)
+    return Trouble(f"{what} {unit}", over=lambda: world.pids().get(unit) not in (None, old))
+
+
+def killed(world: World, unit: str) -> Trouble:
+    return replaced(world, unit, "kill", signal.SIGKILL)
 
 
 def one_of_synapse(world: World, dice: random.Random) -> str:
@@ -241,13 +246,7 @@ def paused(world: World, dice: random.Random) -> Trouble:
 
 def frozen(world: World, dice: random.Random) -> Trouble:
     """SIGSTOP for good: it is for synvisor to notice."""
-    unit = one_of_synapse(world, dice)
-    old = world.pid(unit)
-    if old is None:
-        return Trouble(f"freeze {unit}, which was down")
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(old, signal.SIGSTOP)
-    return Trouble(f"freeze {unit}", over=lambda: world.pids().get(unit) not in (None, old))
+    return replaced(world, one_of_synapse(world, dice), "freeze", signal.SIGSTOP)
 
 
 # Lines for [workers], [supervisor] and below it, and [synapse]: nobody, one more, some together, all in turn.
