@@ -171,7 +171,7 @@ fn the_end_may_come_before_the_first_table() {
         control: UnixListener::bind(directory.path().join("router.sock")).unwrap(),
         allowed_uids: Vec::new(),
         drain_timeout: Duration::from_secs(3_600),
-        farewell: Duration::ZERO,
+        longest_silence: Duration::ZERO,
         parking: Parking::default(),
         without_parking: false,
     };

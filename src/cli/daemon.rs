@@ -111,7 +111,7 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         control: UnixListener::from(control),
         allowed_uids: vec![0, arguments.supervisor_uid],
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
-        farewell: router::FAREWELL,
+        longest_silence: router::LONGEST_SILENCE,
         parking: router::Parking::default(),
         without_parking: arguments.without_parking,
     };

@@ -33,8 +33,6 @@ use super::PAUSE;
 use super::forward;
 use super::state::State;
 
-/// A client that sends no whole head for this long is let go; idle connections likewise.
-const HEAD: Duration = Duration::from_secs(75);
 /// Synapse's own limits are 16 KiB and 500 headers (`synapse/http/site.py`).
 const MOST_HEADERS: usize = 500;
 const LARGEST_HEAD: usize = 64 * 1024;
@@ -88,16 +86,16 @@ pub(super) struct Listeners {
     open: RefCell<BTreeMap<SocketAddr, Open>>,
     /// Each connection holds a receiver: when the last is gone, all are.
     end: watch::Sender<End>,
-    /// What an idle connection has for one more request.
-    farewell: Duration,
+    /// Who sends no whole head for so long is let go.
+    longest_silence: Duration,
     /// Told when somebody has left.
     left: Rc<Notify>,
 }
 
 impl Listeners {
-    pub(super) fn new(farewell: Duration) -> Self {
+    pub(super) fn new(longest_silence: Duration) -> Self {
         let end = watch::Sender::new(End::NotYet);
-        Self { open: RefCell::default(), end, farewell, left: Rc::default() }
+        Self { open: RefCell::default(), end, longest_silence, left: Rc::default() }
     }
 
     /// Listens at exactly these addresses, and returns when every other socket is closed. A socket that we have is kept,
@@ -135,7 +133,7 @@ impl Listeners {
                 listener: Rc::clone(&listener),
                 state: Rc::clone(state),
                 end: self.end.subscribe(),
-                farewell: self.farewell,
+                longest_silence: self.longest_silence,
                 left: Rc::clone(&self.left),
             };
             let accepting = tokio::task::spawn_local(door.accept(socket));
@@ -183,7 +181,7 @@ struct Door {
     listener: Rc<Listener>,
     state: Rc<State>,
     end: watch::Receiver<End>,
-    farewell: Duration,
+    longest_silence: Duration,
     left: Rc<Notify>,
 }
 
@@ -269,7 +267,7 @@ impl Door {
     }
 
     async fn serve(self, stream: TcpStream, peer: IpAddr) {
-        let Self { listener, state, mut end, farewell, left } = self;
+        let Self { listener, state, mut end, longest_silence, left } = self;
         let _in = In(left);
         let ending = end.clone();
         // Small answers must not wait for an acknowledgement of the last one.
@@ -287,7 +285,7 @@ impl Door {
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
+            .header_read_timeout(longest_silence)
             .max_headers(MOST_HEADERS)
             .max_buf_size(LARGEST_HEAD)
             .serve_connection(TokioIo::new(stream), service);
@@ -296,16 +294,8 @@ impl Door {
         tokio::select! {
             biased;
             _ = &mut connection => return,
-            () = shutting(&mut end, farewell) => connection.as_mut().graceful_shutdown(),
+            _ = end.wait_for(|end| *end == End::Stopping) => connection.as_mut().graceful_shutdown(),
         }
         let _ = connection.await;
     }
-}
-
-/// Resolves when a connection that is idle is to be closed, and a busy one after its answer.
-async fn shutting(end: &mut watch::Receiver<End>, farewell: Duration) {
-    let _ = end.wait_for(|end| *end != End::NotYet).await;
-    let stopping = end.wait_for(|end| *end == End::Stopping);
-    // Its last request may be on its way: closed at once, it would be lost.
-    let _ = tokio::time::timeout(farewell, stopping).await;
 }

@@ -27,9 +27,8 @@ use state::State;
 /// After an accept that failed, mostly for want of descriptors: some will be free again.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Longer than most clients leave a connection idle that they go on using, so that its last request is answered with the
-/// word that it ends; who says nothing for so long will hardly speak in the moment when it is closed.
-pub const FAREWELL: Duration = Duration::from_secs(5);
+/// Longer than most clients keep an idle connection themselves: who closes it first loses no request.
+pub const LONGEST_SILENCE: Duration = Duration::from_secs(75);
 
 /// What the router is given at its start.
 #[derive(Debug)]
@@ -40,8 +39,8 @@ pub struct RouterSetup {
     pub allowed_uids: Vec<u32>,
     /// How long requests in flight may take at the end.
     pub drain_timeout: Duration,
-    /// How long an idle connection has for one more request when a successor takes over.
-    pub farewell: Duration,
+    /// How long a client may take for the head of its next request, whether or not a successor has taken over.
+    pub longest_silence: Duration,
     pub parking: Parking,
     /// For comparison: nobody waits, nothing that was sent is sent again, a drain is over at once.
     pub without_parking: bool,
@@ -85,7 +84,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
     let local = LocalSet::new();
     local
         .run_until(async {
-            let state = State::new(setup.parking, setup.without_parking, setup.farewell);
+            let state = State::new(setup.parking, setup.without_parking, setup.longest_silence);
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));

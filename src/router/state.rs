@@ -55,7 +55,7 @@ pub(super) struct Known {
 }
 
 impl State {
-    pub(super) fn new(parking: Parking, without_parking: bool, farewell: Duration) -> Rc<Self> {
+    pub(super) fn new(parking: Parking, without_parking: bool, longest_silence: Duration) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
         let empty =
             Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), trusted_proxies: Vec::new() };
@@ -66,7 +66,7 @@ impl State {
             without_parking,
             queues: RefCell::new(Queues::new(parking.most)),
             turn: Cell::new(0),
-            listeners: Listeners::new(farewell),
+            listeners: Listeners::new(longest_silence),
             supervisor: RefCell::default(),
             retired: watch::Sender::new(None),
             counted: RefCell::default(),

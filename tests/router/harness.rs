@@ -67,13 +67,13 @@ impl Harness {
         Self::that_ends(workers, parking, without_parking, PATIENCE, PATIENCE)
     }
 
-    /// One with these limits at its end: for requests when it stops, for idle connections when it is retired.
+    /// One with these limits at its end: for requests when it stops, and for what clients have yet to ask.
     pub(crate) fn that_ends(
         workers: &str,
         parking: Parking,
         without_parking: bool,
         drain_timeout: Duration,
-        farewell: Duration,
+        longest_silence: Duration,
     ) -> Self {
         // Compiling the rules takes seconds in a debug build; no time-out of a test is to run meanwhile.
         let _ = synvisor::route::Rules::get();
@@ -90,7 +90,7 @@ impl Harness {
             control,
             allowed_uids: vec![nix::unistd::geteuid().as_raw()],
             drain_timeout,
-            farewell,
+            longest_silence,
             parking,
             without_parking,
         };
