@@ -4,11 +4,14 @@ CARGO ?= cargo
 PYTHON ?= python3
 BINARY := target/release/synvisor
 
-.PHONY: help demo test lint unit fuzz next e2e test-system soak bench fmt clean venv
+# Some write what others have just copied away.
+.NOTPARALLEL:
+.PHONY: help demo test lint unit fuzz next static package deb rpm e2e test-system soak bench fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
 	@echo "make test          every check and test, with real Synapse, PostgreSQL and Valkey"
+	@echo "make deb, make rpm build the package in target/package/, with a static binary"
 	@echo "make test-system   test the service under systemd, in a Debian of its own (needs root)"
 	@echo "make soak          kill, stop, restart and reload at random under load for a while (MINUTES=10; SEED=n repeats it)"
 	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
@@ -61,18 +64,52 @@ fuzz:
 		-artifact_prefix=target/fuzz/ target/fuzz/corpus/config target/fuzz/seeds >target/fuzz/config.log 2>&1 \
 		|| { tail -n 40 target/fuzz/config.log; exit 1; }
 
-# Beside what is shipped, one whose state has another version, to upgrade to and to return from.
+# What is shipped needs no library of the machine that it runs on; a test looks at the symbols.
+STATIC := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=none \
+	$(CARGO) build --release --locked --target $(HOST)
+BUILT = target/$(HOST)/release/synvisor
+
+# Beside it one whose state has another version, to upgrade to and to return from.
 next:
-	$(CARGO) build --release --locked --features next-state
-	@install -D $(BINARY) target/next/synvisor
+	$(STATIC) --features next-state
+	@mkdir -p target/next
+	@strip -o target/next/synvisor $(BUILT)
 
-e2e: venv next
-	$(CARGO) build --release --locked
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
+static:
+	$(STATIC)
+	@mkdir -p target/static
+	@cp $(BUILT) target/static/unstripped
+	@strip -o target/static/synvisor $(BUILT)
+	@echo "target/static/synvisor has $$(stat -c %s target/static/synvisor) bytes"
 
-test-system: venv
-	$(CARGO) build --release --locked
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
+# Whatever a package brings beside the program.
+package: static
+	@rm -rf target/package
+	@mkdir -p target/package/man target/package/completions
+	@target/static/synvisor man target/package/man
+	@target/static/synvisor completions bash >target/package/completions/synvisor
+	@target/static/synvisor completions zsh >target/package/completions/_synvisor
+	@target/static/synvisor completions fish >target/package/completions/synvisor.fish
+
+# They only copy, so that how well they are optimised does not matter.
+target/tools/bin/%:
+	@echo "installing $* (a minute, once)"
+	@CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
+		$(CARGO) install --locked --quiet --root target/tools $*
+
+deb: package target/tools/bin/cargo-deb
+	@target/tools/bin/cargo-deb --no-build --no-strip --quiet --output target/package/
+
+rpm: package target/tools/bin/cargo-generate-rpm
+	@target/tools/bin/cargo-generate-rpm --output target/package/
+
+e2e: venv next static
+	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
+		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
+
+test-system: venv deb rpm
+	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
+		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
 
 MINUTES ?= 10
 

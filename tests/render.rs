@@ -464,7 +464,7 @@ fn check(at: &str, unit: &Unit, topology: &Topology, loaded: &Json) {
     assert_eq!(listeners.len(), 1 + usize::from(unit.client_socket.is_some()), "{at}");
     if unit.client_socket.is_some() {
         let client = of(&unit.client_socket).unwrap();
-        assert_eq!(client["mode"], 0o660, "{at}");
+        assert_eq!(client["mode"], 0o666, "{at}");
         let offered = strings(&client["resources"]);
         let meant = unit.resources.iter().filter(|resource| !main || **resource != Resource::Media);
         assert_eq!(offered, meant.map(|resource| resource.name()).collect::<Vec<_>>(), "{at}");

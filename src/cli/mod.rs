@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -17,6 +18,7 @@ use crate::wire::OrderRequest;
 mod commands;
 mod config;
 mod daemon;
+mod documents;
 mod output;
 mod routes;
 
@@ -158,6 +160,11 @@ enum Verb {
     },
     /// Print the JSON schema of the configuration, for editors.
     Schema,
+    /// Print what a shell needs to complete a command line of synvisor.
+    Completions { shell: clap_complete::Shell },
+    /// Write the manual pages to a directory; for packages.
+    #[command(hide = true)]
+    Man { directory: PathBuf },
     /// Print synvisor's version, and that of the daemon where one runs.
     Version,
     /// End what a supervisor that died has left; systemd runs it when the service is down.
@@ -254,6 +261,8 @@ pub fn main() -> ExitCode {
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
         Verb::Schema => config::schema(),
+        Verb::Completions { shell } => documents::completions(Arguments::command(), shell),
+        Verb::Man { directory } => documents::man(Arguments::command(), &directory),
         Verb::Version => commands::version(&path),
     };
     exit.into()

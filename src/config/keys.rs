@@ -340,8 +340,8 @@ pub(super) fn supervisor() -> Table {
             key(
                 "health_timeout",
                 Form::Time(TIMEOUTS_OR_NONE),
-                "How long a process may take to answer /health. One that gives no answer twice in a row writes its stacks to \
-                 its log and is restarted; 0s asks nobody.",
+                "How long a process may take to say that it is well. One that gives no answer twice in a row writes its stacks \
+                 to its log (Synapse's) and is restarted; 0s asks nobody.",
             )
             .or("\"15s\"", "the state of a large room may keep a process that is well from answering for seconds"),
             key("dependency_timeout", Form::Time(TIMEOUTS), "How long a start waits for the database and Redis.")

@@ -67,7 +67,7 @@ impl Control {
     pub fn bind(path: &Path) -> io::Result<Self> {
         let group = users::group(GROUP);
         let shared = group.and_then(|gid| {
-            let owner = User { name: users::own_name(), uid: nix::unistd::geteuid().as_raw(), gid };
+            let owner = User { name: users::own_name(), uid: users::own_uid(), gid };
             socket::listen_unix(path, 0o660, Some(&owner)).ok()
         });
         // Who may not give it to the group keeps it.
@@ -130,13 +130,14 @@ impl Control {
         tokio::spawn(serve::connection(stream, who, layout.clone(), commands.clone()));
     }
 
-    /// Root, our own user, and members of the group, by name; nobody else.
+    /// Root, our own user, and who is in the group, by name; nobody else.
     fn allowed(&self, stream: &UnixStream) -> Option<String> {
         let (uid, gid) = socket::peer(stream).ok()?;
         let allowed = uid == 0
-            || uid == nix::unistd::geteuid().as_raw()
-            || self.group == Some(gid)
-            || users::is_member(uid, GROUP);
+            || uid == users::own_uid()
+            || self
+                .group
+                .is_some_and(|group| group == gid || socket::peer_is_in(stream, group).unwrap_or(false));
         allowed.then(|| users::name_of(uid).unwrap_or_else(|| format!("user {uid}")))
     }
 }

@@ -9,7 +9,6 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
-use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio_postgres::Client;
 use tokio_postgres::NoTls;
@@ -18,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use crate::config::Config;
 use crate::config::Database;
 use crate::config::Endpoint;
+use crate::sys::names;
 use crate::sys::process::may_change_user;
 use crate::sys::users;
 use crate::sys::users::User;
@@ -184,7 +184,7 @@ pub async fn reach_redis(config: &Config, password: Option<&str>) -> Result<(), 
             within(async { ping(UnixStream::connect(path).await?, password).await }).await
         }
         Endpoint::Tcp { host, port } => {
-            within(async { ping(TcpStream::connect((host.as_str(), *port)).await?, password).await }).await
+            within(async { ping(names::connect(host, *port).await?, password).await }).await
         }
     };
     match answer {
@@ -254,7 +254,7 @@ async fn connect(endpoint: &Endpoint, settings: &tokio_postgres::Config) -> Resu
     Ok(match endpoint {
         Endpoint::Unix(path) => drive(settings.connect_raw(UnixStream::connect(path).await?, NoTls).await?),
         Endpoint::Tcp { host, port } => {
-            drive(settings.connect_raw(TcpStream::connect((host.as_str(), *port)).await?, NoTls).await?)
+            drive(settings.connect_raw(names::connect(host, *port).await?, NoTls).await?)
         }
     })
 }

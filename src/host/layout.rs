@@ -172,12 +172,12 @@ impl Layout {
         for private in ["private", "postgres", "redis"] {
             fs::directory(&self.run.join(private), 0o700, synapse)?;
         }
-        // Set-group-ID: sockets made in it belong to the router's group, so that it may connect to them.
+        // Whose group may enter it may connect to the sockets in it.
         let client = match (synapse, &users.router) {
             (Some(synapse), Some(router)) => Some(User { gid: router.gid, ..synapse.clone() }),
             (None, _) | (_, None) => None,
         };
-        fs::directory(&self.run.join("client"), 0o2750, client.as_ref())
+        fs::directory(&self.run.join("client"), 0o750, client.as_ref())
     }
 
     /// Removes the sockets that processes left which did not end by themselves; none may run any more.

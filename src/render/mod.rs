@@ -36,9 +36,9 @@ pub type FileSet = BTreeMap<PathBuf, File>;
 /// Role and database of the embedded PostgreSQL.
 pub const EMBEDDED_DATABASE: &str = "synapse";
 
-/// The router's group may connect. An integer, as Synapse passes it to chmod: PyYAML reads `0o660` as a string, and
-/// serde-saphyr writes integers in decimal.
-pub const CLIENT_SOCKET_MODE: u32 = 0o660;
+/// Who may enter their directory may connect: Synapse, and the router by its group. An integer, as Synapse passes it to
+/// chmod: PyYAML reads `0o666` as a string, and serde-saphyr writes integers in decimal.
+pub const CLIENT_SOCKET_MODE: u32 = 0o666;
 pub const PRIVATE_SOCKET_MODE: u32 = 0o600;
 
 /// What one process of Synapse reads.

@@ -278,7 +278,8 @@ impl Driver {
         let lives: Vec<Life> = self.pids.iter().map(|(_, life)| life.clone()).collect();
         for life in lives {
             if life.unit == UnitName::router() {
-                self.connect_router(life);
+                self.connect_router(life.clone());
+                self.keep_asking(&life);
             } else if self.core.ready(&life.unit).is_none() {
                 self.ask_again(life);
             } else {

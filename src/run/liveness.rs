@@ -1,4 +1,5 @@
-//! Whether READY processes of Synapse still answer, and what their threads are doing where they do not.
+//! Whether READY processes of Synapse, and the router, still answer, and what the threads of Synapse are doing where they
+//! do not.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncSeekExt;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::config::nearest::nearest;
@@ -16,6 +19,8 @@ use crate::sys::clock;
 use crate::sys::descriptors;
 use crate::sys::fs;
 use crate::sys::process;
+use crate::topology::Role;
+use crate::topology::Unit;
 use crate::topology::UnitName;
 use crate::wire::DumpReport;
 use crate::wire::Made;
@@ -53,23 +58,33 @@ impl Driver {
     /// Has a process asked from now on whether it answers, if it is READY.
     pub(super) fn keep_asking(&mut self, life: &Life) {
         let limit = self.running.config.supervisor.health_timeout;
-        let socket = self.unit(&life.unit).filter(|unit| unit.role.is_synapse());
-        let Some(socket) = socket.and_then(|unit| unit.private_socket.clone()) else { return };
         if limit == 0 || self.core.ready(&life.unit).as_ref() != Some(life) {
             return;
         }
+        let socket = self.unit(&life.unit).filter(|unit| unit.role.is_synapse());
+        let socket = socket.and_then(|unit| unit.private_socket.clone());
         let (asked, news) = (life.clone(), self.news.clone());
-        let task = tokio::spawn(async move {
-            silence(&socket, INTERVAL, limit).await;
-            let _ = news.send(News::Silent(asked, limit));
-        });
+        let task = if let Some(socket) = socket {
+            tokio::spawn(async move {
+                silence(INTERVAL, limit, || answer(&socket)).await;
+                let _ = news.send(News::Silent(asked, limit));
+            })
+        } else if let Some(heard) = self.routers.heard(life) {
+            tokio::spawn(async move {
+                silence(INTERVAL, limit, || sign(&asked, &heard, &news)).await;
+                let _ = news.send(News::Stuck(asked, no_answer("", limit)));
+            })
+        } else {
+            return;
+        };
         self.watch(life, task);
     }
 
     /// The same for every process, by the time limit of now.
     pub(super) fn keep_asking_all(&mut self) {
-        let ready = self.running.topology.synapse().filter_map(|unit| self.core.ready(&unit.name));
-        for life in ready.collect::<Vec<_>>() {
+        let asked = |unit: &&Unit| unit.role.is_synapse() || unit.role == Role::Router;
+        let units = self.running.topology.units.iter().filter(asked);
+        for life in units.filter_map(|unit| self.core.ready(&unit.name)).collect::<Vec<_>>() {
             self.unwatch(&life);
             self.keep_asking(&life);
         }
@@ -80,9 +95,7 @@ impl Driver {
         if self.core.ready(&life.unit).as_ref() != Some(life) {
             return;
         }
-        // As it is written in the TOML: "15s".
-        let limit = Duration::from_millis(limit);
-        let silence = format!("gave no answer to /health within {limit:?}, {STRIKES} times in a row");
+        let silence = no_answer(" to /health", limit);
         tracing::warn!("{} {silence}", life.unit);
         let (stuck, news, stacks) = (life.clone(), self.news.clone(), self.ask_for_stacks(life));
         let task = tokio::spawn(async move {
@@ -220,15 +233,21 @@ fn is_stopped(pid: i32) -> Option<String> {
     process::is_stopped(pid).then(why)
 }
 
+fn no_answer(to: &str, limit: u64) -> String {
+    // As it is written in the TOML: "15s".
+    let limit = Duration::from_millis(limit);
+    format!("gave no answer{to} within {limit:?}, {STRIKES} times in a row")
+}
+
 /// Asks a process again and again, and ends when too many questions in a row have had no answer.
-async fn silence(socket: &Path, interval: Duration, limit: u64) {
+async fn silence<A: Future<Output = ()>>(interval: Duration, limit: u64, ask: impl Fn() -> A) {
     let mut strikes = 0;
     while strikes < STRIKES {
         if strikes == 0 {
             tokio::time::sleep(interval).await;
         }
         let asked = clock::now();
-        let answer = tokio::time::timeout(Duration::from_millis(limit), answer(socket)).await;
+        let answer = tokio::time::timeout(Duration::from_millis(limit), ask()).await;
         strikes = counted(strikes, answer.is_ok(), clock::now().since(asked), limit);
     }
 }
@@ -245,6 +264,16 @@ async fn answer(socket: &Path) {
         }
         tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// Has a router say something, and waits until it has.
+async fn sign(router: &Life, heard: &Notify, news: &UnboundedSender<News>) {
+    let heard = heard.notified();
+    tokio::pin!(heard);
+    // From here on nothing is missed.
+    heard.as_mut().enable();
+    let _ = news.send(News::Ask(router.clone()));
+    heard.await;
 }
 
 /// How many questions in a row had no answer, after one more that was waited on for so many milliseconds.
@@ -283,7 +312,7 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         let mut asked = 0;
         let mut held = Vec::new();
-        let silent = silence(&path, Duration::ZERO, 50);
+        let silent = silence(Duration::ZERO, 50, || answer(&path));
         tokio::pin!(silent);
         loop {
             tokio::select! {

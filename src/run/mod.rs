@@ -106,6 +106,8 @@ pub(crate) enum News {
     Silent(Life, u64),
     /// All that there is to know of one that is silent.
     Stuck(Life, String),
+    /// It is to be asked for a sign of life.
+    Ask(Life),
     Router(Life, FromRouter),
     RouterLost(Life),
     ForkServer(Life, Event),
@@ -283,6 +285,7 @@ impl Driver {
             News::Silent(life, limit) => self.silent(&life, limit),
             News::Stuck(life, reason) => self.stuck(life, reason),
             News::Trouble(life, text) => self.trouble(life, text),
+            News::Ask(life) => self.routers.ask(&life),
             News::Router(life, message) => self.hear_router(life, message),
             News::RouterLost(life) => self.lost_router(life),
             News::ForkServer(life, event) => self.hear_fork_server(life, event),

@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
 
 use crate::supervise::Input;
 use crate::supervise::Life;
@@ -35,11 +38,28 @@ struct Router {
     link: Link,
     /// Where it may be accepting.
     addresses: BTreeSet<SocketAddr>,
+    /// Told whenever it says anything.
+    heard: Arc<Notify>,
 }
+
+/// A question whose answer tells nothing but that it came; those that matter begin at one.
+const SIGN_OF_LIFE: u64 = 0;
 
 impl Routers {
     fn tell(&self, message: &ToRouter) {
         self.known.values().for_each(|router| router.link.tell(message.clone()));
+    }
+
+    /// Has one say something.
+    pub(super) fn ask(&self, life: &Life) {
+        if let Some(router) = self.known.get(life) {
+            router.link.tell(ToRouter::Count { ticket: SIGN_OF_LIFE });
+        }
+    }
+
+    /// Told whenever one says anything, over whatever connection.
+    pub(super) fn heard(&self, life: &Life) -> Option<Arc<Notify>> {
+        self.known.get(life).map(|router| Arc::clone(&router.heard))
     }
 
     fn addresses(&self) -> Vec<SocketAddr> {
@@ -111,11 +131,11 @@ impl Driver {
         let link =
             Link::new(life.clone(), self.around.layout.router_socket(life.incarnation), self.news.clone());
         let before = self.routers.known.remove(&life);
-        let addresses = before.map(|router| router.addresses).unwrap_or_default();
+        let (addresses, heard) = before.map(|router| (router.addresses, router.heard)).unwrap_or_default();
         if self.core.is_retired(&life) {
             link.tell(ToRouter::Retire { limit_ms: RETIRE_TIMEOUT });
         }
-        self.routers.known.insert(life.clone(), Router { link, addresses });
+        self.routers.known.insert(life.clone(), Router { link, addresses, heard });
         self.tell_table_to(&life);
         let Some(Router { link, .. }) = self.routers.known.get(&life) else { return };
         // A router that outlived its last connection may believe in processes that have ended since.
@@ -183,6 +203,9 @@ impl Driver {
     }
 
     pub(super) fn hear_router(&mut self, router: Life, message: FromRouter) {
+        if let Some(heard) = self.routers.heard(&router) {
+            heard.notify_waiters();
+        }
         match message {
             FromRouter::Accepting { addresses } => {
                 if let Some(known) = self.routers.known.get_mut(&router) {
@@ -197,7 +220,8 @@ impl Driver {
                     self.timeline.ready(&router.unit, clock::now());
                 }
                 self.troubles.remove(&router.unit);
-                self.input(Input::Ready(router));
+                self.input(Input::Ready(router.clone()));
+                self.keep_asking(&router);
             }
             FromRouter::Drained { unit, incarnation } => {
                 let life = Life { unit, incarnation };

@@ -56,17 +56,12 @@ impl Sockets {
         }
         if !self.held.contains_key(&unit.name) {
             let synapse = users.synapse.as_ref();
-            // The router's group may connect for clients.
-            let shared = match (synapse, &users.router) {
-                (Some(synapse), Some(router)) => Some(User { gid: router.gid, ..synapse.clone() }),
-                (None, _) | (_, None) => None,
-            };
-            let client = (&unit.client_socket, render::CLIENT_SOCKET_MODE, shared.as_ref());
-            let private = (&unit.private_socket, render::PRIVATE_SOCKET_MODE, synapse);
+            let client = (&unit.client_socket, render::CLIENT_SOCKET_MODE);
+            let private = (&unit.private_socket, render::PRIVATE_SOCKET_MODE);
             let mut sockets = Vec::new();
-            for (path, mode, owner) in [client, private] {
+            for (path, mode) in [client, private] {
                 if let Some(path) = path {
-                    let listener = bind(path, mode, owner)?;
+                    let listener = bind(path, mode, synapse)?;
                     store::keep_socket(&path.to_string_lossy(), &listener);
                     sockets.push(Held { path: path.clone(), listener });
                 }

@@ -4,6 +4,7 @@ pub mod clock;
 pub mod descriptors;
 pub mod fs;
 pub mod lines;
+pub mod names;
 pub mod notify;
 pub mod packet;
 pub mod pidfd;

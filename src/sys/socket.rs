@@ -1,4 +1,5 @@
 //! Listening sockets, and who is at the other end of one.
+#![expect(unsafe_code, reason = "nix does not know SO_PEERGROUPS")]
 
 use std::io;
 use std::net::SocketAddr;
@@ -61,6 +62,34 @@ pub fn peer(socket: &impl AsFd) -> io::Result<(u32, u32)> {
     Ok((credentials.uid(), credentials.gid()))
 }
 
+/// Whether the process that connected is in a group besides its own one (SO_PEERGROUPS of socket(7)).
+pub fn peer_is_in(socket: &impl AsFd, group: u32) -> io::Result<bool> {
+    let mut groups = vec![0_u32; 64];
+    loop {
+        let mut length =
+            libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(io::Error::other)?;
+        // SAFETY: the kernel writes at most `length` bytes to the vector, and their number to `length`.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        let count = usize::try_from(length).map_err(io::Error::other)? / size_of::<u32>();
+        match io::Error::last_os_error() {
+            _ if done == 0 => return Ok(groups.iter().take(count).any(|held| *held == group)),
+            // It says how many there are.
+            error if error.raw_os_error() == Some(libc::ERANGE) && count > groups.len() => {
+                groups.resize(count, 0)
+            }
+            error => return Err(error),
+        }
+    }
+}
+
 /// Whether it is a socket that connections come in by.
 pub fn listens(descriptor: &OwnedFd) -> bool {
     getsockopt(descriptor, sockopt::AcceptConn).unwrap_or(false)
@@ -87,5 +116,25 @@ pub fn listening(descriptor: OwnedFd) -> Result<Listening, OwnedFd> {
     match listener.local_addr() {
         Ok(address) => Ok(Listening::Tcp(address, listener)),
         Err(_) => Err(listener.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn who_connected_is_in_its_groups_and_no_others() {
+        // Mutation: the number of groups not looked at: seen red for group 0.
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let held: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        for group in &held {
+            assert!(peer_is_in(&ours, *group).unwrap());
+        }
+        for group in (0..5).chain([4_000_000_000]).filter(|group| !held.contains(group)) {
+            assert!(!peer_is_in(&ours, group).unwrap());
+        }
     }
 }

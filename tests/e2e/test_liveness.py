@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import signal
@@ -123,6 +124,32 @@ def test_a_worker_that_runs_in_a_circle_shows_where_before_it_is_replaced(home: 
     assert re.search(
         rf'File ".*spinner.py", line \d+ in {SPIN}\n  File ".*spinner.py", line \d+ in look', stack
     )
+
+
+# Mutation: nobody asks it (src/run/routers.rs): never replaced.
+def test_a_router_that_stands_still_is_replaced_and_answers_whom_it_had(home: Deployment) -> None:
+    before, pid = home.pids(), pid_of(home, "router")
+    client = http.client.HTTPConnection("127.0.0.1", home.port, timeout=120)
+
+    def answered() -> bool:
+        response = client.getresponse()
+        response.read()
+        return response.status == 200
+
+    client.request("GET", "/_matrix/client/versions")
+    assert answered()
+    stop(pid)
+    try:
+        client.request("GET", "/_matrix/client/versions")
+        wait_for_another(home, "router", pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    assert answered()
+    client.close()
+    assert "gave no answer within 2s, 2 times in a row" in home.unit("router")["reason"]
+    assert moved(before, home) == {"router"}
+    assert "versions" in home.client().call("GET", "/_matrix/client/versions")
 
 
 # Mutation: a dump that goes the way of who is stuck (src/run/liveness.rs): seen red.

@@ -24,7 +24,7 @@ from .matrix import Client
 from .orphans import end_holders, holders
 from .toolchain import ROOT, prepare
 
-BINARY = ROOT / "target" / "release" / "synvisor"
+BINARY = Path(os.environ.get("SYNVISOR_BINARY", ROOT / "target" / "release" / "synvisor"))
 # As root nothing of Synapse runs as root; this user is on every Debian.
 UNPRIVILEGED = "nobody"
 

@@ -246,7 +246,8 @@ def paused(world: World, dice: random.Random) -> Trouble:
 
 def frozen(world: World, dice: random.Random) -> Trouble:
     """SIGSTOP for good: it is for synvisor to notice."""
-    return replaced(world, one_of_synapse(world, dice), "freeze", signal.SIGSTOP)
+    unit = dice.choice([*world.synapse_units(), "router"])
+    return replaced(world, unit, "freeze", signal.SIGSTOP)
 
 
 # Lines for [workers], [supervisor] and below it, and [synapse]: nobody, one more, some together, all in turn.

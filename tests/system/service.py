@@ -1,4 +1,4 @@
-"""The service as it is shipped, in a machine: binary, unit file and users where a package would put them."""
+"""The service as it is shipped, in a machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.deployment import BINARY, LIVELY, free_port, wait_for
+from tests.support.deployment import LIVELY, free_port, wait_for
 from tests.support.toolchain import ROOT, prepare
 
 from .machine import Machine
@@ -26,6 +26,13 @@ def python(venv: Path) -> dict[Path, Path]:
     return {venv: venv, library: library, interpreter.readlink(): interpreter.resolve()}
 
 
+def package(kind: str) -> Path:
+    """What `make deb` or `make rpm` has built."""
+    found = sorted((ROOT / "target/package").glob(f"*.{kind}"))
+    assert len(found) == 1, f"one package is needed in target/package, and there are {found}: make {kind}"
+    return found[0]
+
+
 class Service:
     """One homeserver, administered by `systemctl` and the TOML."""
 
@@ -40,17 +47,12 @@ class Service:
         self.workers, self.units, self.synapse = "generic = 2", "", LIVELY
 
     def install(self) -> Service:
-        """What a package does."""
+        """Installs the package."""
         self.machine.boot()
         # So that its journal says what it is notified of.
         self.systemctl("log-level", "debug")
-        root = self.machine.root
-        shutil.copy(BINARY, root / "usr/bin/synvisor")
-        shutil.copy(ROOT / "systemd" / UNIT, root / "usr/lib/systemd/system" / UNIT)
-        shutil.copy(ROOT / "packaging/synvisor.sysusers", root / "usr/lib/sysusers.d/synvisor.conf")
-        self.machine.run("systemd-sysusers", "synvisor.conf")
-        self.systemctl("daemon-reload")
-        self.machine.run("install", "-D", "-m", "0640", "-g", "synvisor", "/dev/null", TOML)
+        shutil.copy(package("deb"), self.machine.root / "synvisor.deb")
+        self.machine.run("dpkg", "--install", "/synvisor.deb")
         self.write()
         return self
 

@@ -18,7 +18,8 @@ VERSIONS = "/_matrix/client/versions"
 
 def test_systemd_finds_nothing_wrong(installed: Service) -> None:
     # Mutations, each seen red: a misspelt key; an ExecStart that is not there.
-    done = installed.machine.run("systemd-analyze", "verify", UNIT, check=False)
+    # The machine has no program that could say whether there is a manual page.
+    done = installed.machine.run("systemd-analyze", "verify", "--man=no", UNIT, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
