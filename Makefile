@@ -90,6 +90,8 @@ package: static
 	@target/static/synvisor completions bash >target/package/completions/synvisor
 	@target/static/synvisor completions zsh >target/package/completions/_synvisor
 	@target/static/synvisor completions fish >target/package/completions/synvisor.fish
+	@{ echo "systemd-sysusers --replace=/usr/lib/sysusers.d/synvisor.conf - <<'END' || :"; \
+		cat systemd/synvisor.sysusers; echo END; } >target/package/pre.sh
 
 # They only copy, so that how well they are optimised does not matter.
 target/tools/bin/%:
@@ -101,7 +103,7 @@ deb: package target/tools/bin/cargo-deb
 	@target/tools/bin/cargo-deb --no-build --no-strip --quiet --output target/package/
 
 rpm: package target/tools/bin/cargo-generate-rpm
-	@target/tools/bin/cargo-generate-rpm --output target/package/
+	@target/tools/bin/cargo-generate-rpm --payload-compress gzip --output target/package/
 
 e2e: venv next static
 	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \

@@ -1,4 +1,3 @@
-systemd-sysusers synvisor.conf || :
 systemd-tmpfiles --create synvisor.conf || :
 systemctl daemon-reload >/dev/null 2>&1 || :
 if [ "$1" -ge 2 ]; then

@@ -168,11 +168,7 @@ enum Verb {
     /// Print synvisor's version, and that of the daemon where one runs.
     Version,
     /// End what a supervisor that died has left; systemd runs it when the service is down.
-    AfterStop {
-        /// Wait for what becomes of the service.
-        #[arg(long, hide = true)]
-        wait: bool,
-    },
+    AfterStop,
     /// The process that routes requests; started by `supervise`.
     #[command(hide = true)]
     Router(daemon::RouterArguments),
@@ -230,11 +226,11 @@ pub fn main() -> ExitCode {
             };
             daemon::supervise(path, std::env::var_os("CREDENTIALS_DIRECTORY"), &inherit, launch, tests)
         }
-        Verb::AfterStop { wait } => {
+        Verb::AfterStop => {
             observe::start(None, std::env::var("JOURNAL_STREAM").is_ok());
             let result = std::env::var("SERVICE_RESULT").unwrap_or_else(|_| "success".to_owned());
-            let after = if wait { After::Waiting } else { After::result(&result) };
-            daemon::after_stop(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), after)
+            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+            daemon::after_stop(&path, credentials.as_ref(), After::result(&result))
         }
         Verb::Router(router) => {
             observe::start(None, false);

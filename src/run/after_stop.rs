@@ -1,7 +1,6 @@
 //! When the service is down: what a supervisor that died has left ends too, unless the next one is about to take it over.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +17,6 @@ use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::pidfd::Process;
 use crate::sys::process;
-use crate::sys::process::Command;
 use crate::topology::Role;
 
 use super::adopt;
@@ -44,8 +42,6 @@ pub enum After {
     Overdue,
     /// Anything else: systemd may be about to start it again.
     Crash,
-    /// The same, in the process that waits for what becomes of it.
-    Waiting,
 }
 
 impl After {
@@ -69,27 +65,24 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
     // For each stage of the stop, in milliseconds.
     let limit = match after {
         After::Overdue => LAST_WORDS,
-        After::Stop | After::Crash | After::Waiting => {
-            config.supervisor.stop_timeout + config.supervisor.drain_timeout
-        }
+        After::Stop | After::Crash => config.supervisor.stop_timeout + config.supervisor.drain_timeout,
     };
     let users = Users::of(config)?;
     let look = Survivors::look(&layout, &adopt::boot()?, &users, &mut Kept::default());
     let Some(survivors) = look.map_err(adopt::Unknown::text)? else { return Ok(()) };
-    match after {
-        After::Crash if !layout.stopping_mark().exists() => {
-            return start_waiter(path, credentials).map_err(|error| error.to_string());
+    if after == After::Crash && !layout.stopping_mark().exists() {
+        let only = match fs::lock(&layout.waiter_lock(), fs::Kind::Exclusive, true, None) {
+            // Somebody waits already.
+            Err(fs::LockError::Held(_)) => return Ok(()),
+            lock => lock.ok().flatten(),
+        };
+        // What is left is known by now: a stop that comes at once takes the directory away that says so.
+        let waits = process::leave_behind().map_err(|error| error.to_string())?;
+        // Given back here, it would be given back for both.
+        std::mem::forget(only);
+        if !waits || !is_over(&layout) {
+            return Ok(());
         }
-        After::Waiting => {
-            let Ok(Some(_only)) = fs::lock(&layout.waiter_lock(), fs::Kind::Exclusive, true, None) else {
-                // Somebody else waits already.
-                return Ok(());
-            };
-            if !is_over(&layout) {
-                return Ok(());
-            }
-        }
-        After::Stop | After::Overdue | After::Crash => {}
     }
     let _alone = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, true, None) {
         Ok(lock) => lock,
@@ -108,30 +101,6 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
     }
     end(survivors, limit).map_err(|error| error.to_string())?;
     if there { clear(&layout).map_err(|error| error.to_string()) } else { Ok(()) }
-}
-
-/// Leaves a process behind that ends them once the service is down for good.
-fn start_waiter(path: &Path, credentials: Option<&OsString>) -> io::Result<()> {
-    let mut environment = vec![("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned())];
-    if let Some(directory) = credentials {
-        environment.push(("CREDENTIALS_DIRECTORY".to_owned(), directory.to_string_lossy().into_owned()));
-    }
-    let waiting = process::spawn(&Command {
-        argv: ["/proc/self/exe", "--config", &path.to_string_lossy(), "after-stop", "--wait"]
-            .map(str::to_owned)
-            .to_vec(),
-        name: Some("synvisor"),
-        environment,
-        directory: Path::new("."),
-        output: &File::options().write(true).open("/dev/null")?,
-        descriptors: Vec::new(),
-        user: None,
-        nice: 0,
-        umask: 0o077,
-        // The router is another user.
-        capable: true,
-    })?;
-    waiting.begin()
 }
 
 /// Waits until a new supervisor has taken over, or none will.

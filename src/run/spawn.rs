@@ -242,7 +242,6 @@ fn spawn(
         descriptors: program.descriptors,
         user: program.user,
         umask: UMASK,
-        capable: false,
     })
 }
 

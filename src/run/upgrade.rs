@@ -128,7 +128,6 @@ impl Driver {
             descriptors: Vec::new(),
             user: None,
             umask: 0o077,
-            capable: false,
         })?;
         self.let_begin(check, waiting)?;
         Ok(said)

@@ -49,8 +49,6 @@ pub struct Command<'a> {
     pub nice: u16,
     /// Permission bits that new files of it do not get.
     pub umask: u32,
-    /// Whether it may what we may: no process of the homeserver has a capability.
-    pub capable: bool,
 }
 
 /// A process that exists and waits for the word to begin: until then it can be noted, so that whoever comes after us
@@ -85,6 +83,22 @@ pub fn spawn(command: &Command<'_>) -> io::Result<Waiting> {
             let program = command.argv.first().cloned().unwrap_or_default();
             Ok(Waiting { pid: child.as_raw(), program, go, errors: File::from(errors) })
         }
+    }
+}
+
+/// Leaves a process in a session of its own behind that goes on in our place; says whether it is that one. To be called
+/// while there is one thread.
+///
+/// # Errors
+/// When there can be no more processes.
+pub fn leave_behind() -> io::Result<bool> {
+    // SAFETY: no other thread can hold anything that the child would wait for.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Child => {
+            nix::unistd::setsid()?;
+            Ok(true)
+        }
+        ForkResult::Parent { .. } => Ok(false),
     }
 }
 
@@ -164,7 +178,6 @@ struct Prepared {
     user: Option<(u32, u32)>,
     umask: u32,
     nice: i32,
-    capable: bool,
 }
 
 impl Prepared {
@@ -194,7 +207,6 @@ impl Prepared {
             user: command.user.map(|user| (user.uid, user.gid)),
             umask: command.umask,
             nice: command.nice.into(),
-            capable: command.capable,
         })
     }
 
@@ -238,7 +250,7 @@ impl Prepared {
                 return (3, Errno::last_raw());
             }
             let all = libc::PR_CAP_AMBIENT_CLEAR_ALL;
-            if !self.capable && libc::prctl(libc::PR_CAP_AMBIENT, all, 0, 0, 0) < 0 {
+            if libc::prctl(libc::PR_CAP_AMBIENT, all, 0, 0, 0) < 0 {
                 return (4, Errno::last_raw());
             }
             libc::umask(self.umask);
@@ -450,7 +462,6 @@ mod tests {
             user: None,
             nice: 0,
             umask: 0o027,
-            capable: false,
         })
         .unwrap();
         let pid = waiting.pid();
@@ -471,7 +482,6 @@ mod tests {
             user: None,
             nice: 0,
             umask: 0o077,
-            capable: false,
         })
         .unwrap()
     }

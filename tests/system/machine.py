@@ -21,8 +21,8 @@ from tests.support.deployment import children, wait_for
 from tests.support.toolchain import install_packages, say, work_directory
 
 # Beside systemd: ps, and the libraries of the host's virtualenv and its interpreter.
-PACKAGES = ["systemd", "systemd-sysv", "dbus", "ca-certificates", "procps"]
-PACKAGES += ["libexpat1", "libffi8", "libpq5", "libsqlite3-0", "zlib1g"]
+PACKAGES: tuple[str, ...] = ("systemd", "systemd-sysv", "dbus", "ca-certificates", "procps")
+PACKAGES += ("libexpat1", "libffi8", "libpq5", "libsqlite3-0", "zlib1g")
 BASES = work_directory() / "system"
 # How the host's apt reaches its mirror.
 INHERITED = ("Acquire::http", "Acquire::Check-")
@@ -57,11 +57,12 @@ def mirror() -> str:
     raise AssertionError(f"the host's apt has no source for {suite}: add it to /etc/apt/sources.list")
 
 
-def base(suite: str) -> Path:
+def base(suite: str, packages: tuple[str, ...] = PACKAGES, name: str = "") -> Path:
     """The root file system that machines begin with, made if need be."""
-    directory = BASES / suite
-    mark = BASES / f"{suite}.complete"
-    if mark.exists() and mark.read_text(encoding="utf-8") == " ".join(PACKAGES):
+    name = name or suite
+    directory = BASES / name
+    mark = BASES / f"{name}.complete"
+    if mark.exists() and mark.read_text(encoding="utf-8") == " ".join(packages):
         return directory
     programs = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container"}
     if missing := [package for program, package in programs.items() if shutil.which(program) is None]:
@@ -72,7 +73,7 @@ def base(suite: str) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     BASES.mkdir(parents=True, exist_ok=True)
     settings = [line for line in asked("apt-config", "dump") if line.startswith(INHERITED)]
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
     # Nothing has to survive a power cut.
     command += ["--dpkgopt=force-unsafe-io", *(f"--aptopt={line}" for line in settings)]
     command += [suite, str(directory), mirror()]
@@ -81,7 +82,7 @@ def base(suite: str) -> Path:
     (directory / "etc/hosts").write_text("127.0.0.1 localhost\n::1 localhost\n", encoding="utf-8")
     # Each machine gets one of its own when it boots.
     (directory / "etc/machine-id").write_text("", encoding="utf-8")
-    mark.write_text(" ".join(PACKAGES), encoding="utf-8")
+    mark.write_text(" ".join(packages), encoding="utf-8")
     say(f"the Debian is ready ({time.monotonic() - begun:.0f} s)")
     return directory
 

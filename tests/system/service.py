@@ -16,6 +16,11 @@ from .machine import Machine
 
 UNIT = "synvisor.service"
 TOML = "/etc/synvisor/synvisor.toml"
+EMBEDDED = """[database]
+mode = "embedded"
+[redis]
+mode = "embedded"
+"""
 
 
 def python(venv: Path) -> dict[Path, Path]:
@@ -40,6 +45,7 @@ class Service:
         self.venv = prepare().resolve()
         self.machine = Machine(suite, python(self.venv))
         self.port = free_port()
+        self.services = EMBEDDED
         self.reset()
 
     def reset(self) -> None:
@@ -68,10 +74,7 @@ public_baseurl = "http://127.0.0.1:{self.port}/"
 [workers]
 {self.workers}
 {self.units}
-[database]
-mode = "embedded"
-[redis]
-mode = "embedded"
+{self.services}
 [python]
 venv = "{self.venv}"
 [[listen]]
