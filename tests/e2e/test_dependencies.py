@@ -517,7 +517,7 @@ def test_a_supervisor_without_descriptors_goes_on_and_says_so(home: Deployment) 
         try:
             done = home.cli("status", timeout=5)
         except subprocess.TimeoutExpired:
-            # Whoever was let in last has the place that is kept for questions, which must not be filled again at once.
+            # Whoever was let in last has the place that is kept for questions: not to be filled at once.
             held.pop().close()
             wait_for("the place is kept again", lambda: (len(open_of(pid)) == most) or None)
             return None

@@ -1,4 +1,4 @@
-"""The life of a package beside Debian's own PostgreSQL and Redis: installed, used, upgraded, removed, purged."""
+"""The life of a package beside Debian's own PostgreSQL and Redis, from its installation to its purge."""
 
 from __future__ import annotations
 
@@ -88,8 +88,6 @@ def higher(deb: Path) -> Path:
 
 
 def test_a_package_from_its_installation_to_its_purge(machine: Service) -> None:
-    # Mutations, each seen red: self-upgrade left out of postinst; restart-after-upgrade on (Cargo.toml); `rm -rf`
-    # of the whole state directory in postrm; no synvisor.tmpfile.
     service, root = machine, machine.machine.root
     installed(service)
     in_service(service)

@@ -1,4 +1,4 @@
-"""The .rpm: what is in it, and what its scriptlets do. No system of Red Hat's can be had here: rpm runs on Debian."""
+"""The .rpm: what is in it, and what its scriptlets do, by the rpm of Debian."""
 
 from __future__ import annotations
 
@@ -52,7 +52,6 @@ def higher() -> Path:
 
 
 def test_an_rpm_from_its_installation_to_its_removal(machine: Service) -> None:
-    # Mutations: self-upgrade left out of post.sh; preun.sh that stops at an upgrade too; `config` without noreplace.
     service, root = machine, machine.machine.root
     shutil.copy(package("rpm"), root / "synvisor.rpm")
     listed = rpm(service, "-qlp", "/synvisor.rpm").splitlines()

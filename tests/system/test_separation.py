@@ -54,7 +54,6 @@ def attempts(service: Service, user: str, tried: list[tuple[str, str]]) -> dict[
 
 
 def test_the_router_reaches_nothing_but_requests(service: Service) -> None:
-    # Mutations: 0755 for secrets, config and private (src/host/layout.rs); the control socket 0666 (src/control).
     state, run = "/var/lib/synvisor", "/run/synvisor"
     find = ["find", f"{state}/secrets", f"{state}/config", "-type", "f"]
     files = service.machine.run(*find).stdout.split()

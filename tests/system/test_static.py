@@ -1,4 +1,4 @@
-"""One binary for every Debian: no library of theirs is loaded, and nothing asks NSS, in which a static libc crashes."""
+"""One binary for every Debian: it loads no library, and asks nothing of NSS, in which a static libc crashes."""
 
 from __future__ import annotations
 
@@ -85,7 +85,6 @@ def symbols() -> set[str]:
 
 
 def test_nothing_in_it_could_ask_for_an_address() -> None:
-    # Mutation: a name given to tokio::net::TcpStream::connect (src/sys/names.rs): seen red.
     found = symbols()
     assert "main" in found
     assert "getaddrinfo" not in found
@@ -147,7 +146,6 @@ def dangerous(opened: list[str]) -> list[str]:
 
 
 def test_no_verb_asks_nss(root: Path) -> None:
-    # Mutation: nix::unistd::User::from_name in src/sys/users.rs: seen red.
     assert "systemd" in (root / "etc/nsswitch.conf").read_text(encoding="utf-8")
     said, opened = traced(root, "bash", "-c", SCRIPT)
     assert dangerous(opened) == [], said
