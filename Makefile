@@ -2,7 +2,6 @@
 
 CARGO ?= cargo
 PYTHON ?= python3
-BINARY := target/release/synvisor
 
 # Some write what others have just copied away.
 .NOTPARALLEL:
@@ -84,7 +83,7 @@ static:
 
 # Whatever a package brings beside the program.
 package: static
-	@rm -rf target/package
+	@rm -rf target/package/man target/package/completions
 	@mkdir -p target/package/man target/package/completions
 	@target/static/synvisor man target/package/man
 	@target/static/synvisor completions bash >target/package/completions/synvisor
@@ -92,24 +91,31 @@ package: static
 	@target/static/synvisor completions fish >target/package/completions/synvisor.fish
 	@{ echo "systemd-sysusers --replace=/usr/lib/sysusers.d/synvisor.conf - <<'END' || :"; \
 		cat systemd/synvisor.sysusers; echo END; } >target/package/pre.sh
+	@# From a line for a member rpm 4.20 makes the user, with the wrong group, before it has read the other lines.
+	@grep -v '^m ' systemd/synvisor.sysusers >target/package/synvisor.sysusers
 
-# They only copy, so that how well they are optimised does not matter.
+# They only copy, so that how well they are optimised does not matter. They write the scripts that maintain the service, so
+# that their versions do.
+cargo-deb_VERSION := 3.8.0
+cargo-generate-rpm_VERSION := 0.21.1
 target/tools/bin/%:
 	@echo "installing $* (a minute, once)"
 	@CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
-		$(CARGO) install --locked --quiet --root target/tools $*
+		$(CARGO) install --locked --quiet --root target/tools --version $($*_VERSION) $*
 
 deb: package target/tools/bin/cargo-deb
+	@rm -f target/package/*.deb
 	@target/tools/bin/cargo-deb --no-build --no-strip --quiet --output target/package/
 
 rpm: package target/tools/bin/cargo-generate-rpm
+	@rm -f target/package/*.rpm
 	@target/tools/bin/cargo-generate-rpm --payload-compress gzip --output target/package/
 
 e2e: venv next static
 	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
 		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
 
-test-system: venv deb rpm
+test-system: venv next deb rpm
 	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
 		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
 

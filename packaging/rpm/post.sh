@@ -1,11 +1,17 @@
 systemd-tmpfiles --create synvisor.conf || :
-systemctl daemon-reload >/dev/null 2>&1 || :
-if [ "$1" -ge 2 ]; then
-    if systemctl --quiet is-active synvisor.service 2>/dev/null; then
+if [ "$1" -eq 1 ]; then
+    echo "synvisor: say who it serves in /etc/synvisor/synvisor.toml, then: systemctl enable --now synvisor"
+fi
+if [ -d /run/systemd/system ]; then
+    systemctl daemon-reload || :
+    case "$(systemctl show --property=ActiveState --value synvisor.service || :)" in
+    active | reloading)
         # The homeserver serves on: only supervisor and router become the new ones.
         synvisor self-upgrade ||
-            echo "synvisor: the version before goes on running; systemctl restart synvisor starts this one" >&2
-    fi
-else
-    echo "synvisor: say who it serves in /etc/synvisor/synvisor.toml, then: systemctl enable --now synvisor"
+            echo "synvisor: the new version is not in use yet: mend what it says, then: synvisor self-upgrade" >&2
+        ;;
+    activating)
+        echo "synvisor: it is starting; once it runs, the new version takes over by: synvisor self-upgrade" >&2
+        ;;
+    esac
 fi

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -14,6 +15,7 @@ use crate::run::Ended;
 use crate::run::StartError;
 use crate::sys::descriptors;
 use crate::sys::process;
+use crate::sys::record;
 
 use super::Exit;
 use super::config;
@@ -85,26 +87,37 @@ fn say(why: &str, exit: Exit) -> Exit {
     exit
 }
 
-/// How `supervise` starts the router: descriptor 3 is for the supervisor, who sends whatever else it needs.
+/// How `supervise` starts the router: descriptor 3 is for the supervisor, who sends whatever else it needs; 4 is the lock
+/// of the state directory.
 #[derive(Debug, clap::Args)]
 pub(super) struct RouterArguments {
     #[arg(long)]
     supervisor_uid: u32,
     #[arg(long)]
     drain_timeout_ms: u64,
+    /// Which byte of the lock proves who it is.
+    #[arg(long)]
+    incarnation: u64,
     /// For tests and benchmarks: what a router does that neither lets requests wait nor sends them again.
     #[arg(long, hide = true)]
     without_parking: bool,
 }
 
 pub(super) fn router(arguments: RouterArguments) -> Exit {
-    let mut inherited = match process::inherited(1) {
+    let inherited = process::inherited(2)
+        .and_then(|inherited| Ok(<[OwnedFd; 2]>::try_from(inherited).map_err(|_| ErrorKind::InvalidInput)?));
+    let [control, lock] = match inherited {
         Ok(inherited) => inherited,
         Err(error) => {
             return say(&format!("the router is started by `synvisor supervise` only: {error}"), Exit::Usage);
         }
     };
-    let Some(control) = inherited.pop() else { return Exit::Usage };
+    if let Err(error) = record::take(&lock, arguments.incarnation) {
+        tracing::warn!(
+            "the lock of the state directory cannot be had: {error}\n  after a crash of the supervisor another one may \
+             not find this router, and has to be started anew"
+        );
+    }
     // Each client takes two; what we are let have we take.
     let _ = descriptors::raise_limit();
     let setup = router::RouterSetup {

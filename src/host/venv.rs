@@ -58,7 +58,10 @@ pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
     let create =
         format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config));
     if !python.exists() {
-        return Err(format!("there is no virtualenv at {shown} ([python] venv)\n  {create}"));
+        return Err(format!(
+            "there is no virtualenv at {shown} ([python] venv)\n  {}{create}",
+            hidden_home(&python)
+        ));
     }
     let mut command = std::process::Command::new(&python);
     command.args(["-I", "-c", include_str!("inspect.py")]).current_dir("/");
@@ -79,6 +82,18 @@ pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
         format!("{} does not work: {}\n  remove {shown} and {create}", python.display(), told.trim())
     })?;
     found.check(config)
+}
+
+/// What to say of a path that a service may not see (ProtectHome= in systemd.exec(5)).
+fn hidden_home(python: &Path) -> &'static str {
+    let target = std::fs::read_link(python).unwrap_or_default();
+    let homes = ["/home", "/root", "/run/user"];
+    if homes.iter().any(|home| python.starts_with(home) || target.starts_with(home)) {
+        "the service sees no home directory unless ProtectHome=no stands in a drop-in (systemctl edit synvisor); if it is \
+         not there, "
+    } else {
+        ""
+    }
 }
 
 fn packages(config: &Config) -> String {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -29,6 +30,7 @@ use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::pidfd;
 use crate::sys::pidfd::Process;
+use crate::sys::record;
 use crate::topology;
 use crate::topology::Role;
 use crate::topology::Topology;
@@ -42,6 +44,10 @@ use super::probe;
 use super::specs;
 use super::specs::stage;
 use super::store::Kept;
+
+/// A router takes the lock that proves who it is as the first thing that it does.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why it is not known what an earlier supervisor has left.
 #[derive(Debug)]
@@ -65,6 +71,20 @@ impl Unknown {
             }
         }
     }
+}
+
+/// The router that was noted, which its lock tells from every other process: where the service runs with ProtectProc=,
+/// a process of another user is not to be seen in /proc.
+fn hidden_router(layout: &Layout, life: &Life, pid: i32) -> Option<Process> {
+    // One that has only just been started has yet to take it.
+    for _ in 0..LOCK_ATTEMPTS {
+        let process = Process::open(pid).ok().filter(|process| !process.has_ended())?;
+        if record::holder(&layout.lock(), life.incarnation.0) == Some(pid) {
+            return Some(process);
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    None
 }
 
 /// Processes that live, and what is known of them.
@@ -98,7 +118,7 @@ impl Survivors {
             let is_router = *unit == UnitName::router();
             let user = if is_router { &users.router } else { &users.synapse };
             let uid = user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
-            // A fork server passes the lock on and does not hold it; whether a router does, root alone may see.
+            // A fork server passes the lock on and does not hold it; whether a router does, root alone may see in /proc.
             let holds_lock = lock.as_ref().is_ok_and(|lock| fs::has_open(pid, lock).unwrap_or(is_router));
             pidfd::owner(pid) == Some(uid) && (holds_lock || *unit == UnitName::fork_server())
         };
@@ -112,11 +132,16 @@ impl Survivors {
                 }
                 continue;
             }
-            // Of what it ended is seen by a descriptor of its time.
+            // A descriptor of its time says of what it ended, or that it lives where /proc does not show it.
             let held = kept.process(&life).map(|held| Process::of(noted.pid, held));
-            match held.filter(Process::has_ended) {
-                Some(ended) => {
-                    alive.insert(life, ended);
+            let is_router = life.unit == UnitName::router();
+            let found = match held.filter(|held| is_router || held.has_ended()) {
+                None if is_router => hidden_router(layout, &life, noted.pid),
+                found => found,
+            };
+            match found {
+                Some(process) => {
+                    alive.insert(life, process);
                 }
                 None => tracing::warn!("{} ended while no supervisor was there", life.unit),
             }

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::systemd;
+use crate::host::toml;
 use crate::supervise::Ending;
 use crate::supervise::Life;
 use crate::supervise::Time;
@@ -59,8 +60,13 @@ impl After {
 /// # Errors
 /// It is not known what is left.
 pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> Result<(), String> {
-    let chosen = chosen::choose(path, credentials).map_err(|unusable| unusable.to_string())?;
-    let config = &chosen.usable.parsed.config;
+    // No secret is needed, and credentials are given to starts alone (systemd.exec(5)).
+    let config = &match toml::load(path, credentials) {
+        Ok(loaded) => loaded.parsed.config,
+        Err(_) => {
+            chosen::choose(path, credentials).map_err(|unusable| unusable.to_string())?.usable.parsed.config
+        }
+    };
     let layout = Layout::of(config);
     // For each stage of the stop, in milliseconds.
     let limit = match after {
@@ -69,19 +75,23 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
     };
     let users = Users::of(config)?;
     let look = Survivors::look(&layout, &adopt::boot()?, &users, &mut Kept::default());
-    let Some(survivors) = look.map_err(adopt::Unknown::text)? else { return Ok(()) };
+    let Some(mut survivors) = look.map_err(adopt::Unknown::text)? else { return Ok(()) };
     if after == After::Crash && !layout.stopping_mark().exists() {
         let only = match fs::lock(&layout.waiter_lock(), fs::Kind::Exclusive, true, None) {
             // Somebody waits already.
             Err(fs::LockError::Held(_)) => return Ok(()),
             lock => lock.ok().flatten(),
         };
-        // What is left is known by now: a stop that comes at once takes the directory away that says so.
+        // What is left is known by now: a stop that comes at once takes the directory away that says so (systemd 257).
         let waits = process::leave_behind().map_err(|error| error.to_string())?;
         // Given back here, it would be given back for both.
         std::mem::forget(only);
         if !waits || !is_over(&layout) {
             return Ok(());
+        }
+        // Another supervisor may have come and gone.
+        if let Ok(Some(now)) = Survivors::look(&layout, &adopt::boot()?, &users, &mut Kept::default()) {
+            survivors = now;
         }
     }
     let _alone = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, true, None) {

@@ -85,9 +85,9 @@ impl Driver {
     fn start_other(&mut self, unit: &Unit, life: &Life) -> io::Result<()> {
         let made = unit.role.is_synapse().then_some(Made::Plain);
         let control = (unit.role == Role::Router).then(|| self.bind_router(life)).transpose()?;
-        let control = control.as_ref().map(AsFd::as_fd);
+        let router = control.as_ref().map(|control| (control.as_fd(), life.incarnation));
         let (image, config) = (self.image(&unit.name), &self.running.config);
-        if let Some(waiting) = spawn::start(unit, image, config, &self.around, control)? {
+        if let Some(waiting) = spawn::start(unit, image, config, &self.around, router)? {
             self.begin(life, made, waiting)?;
         }
         self.await_ready(unit, life.clone());

@@ -51,10 +51,10 @@ impl Driver {
             return self.checked(&life, exit);
         }
         store::drop_process(&life);
-        self.unwatch(&life);
         self.routers.draining.forget(&life);
-        // The end of one that has a successor is no part of the unit's absence.
+        // One that has a successor is watched no more, and its end is no part of the unit's absence.
         if !self.core.is_retired(&life) {
+            self.unwatch(&life);
             self.timeline.ended(&life.unit, clock::now());
         }
         if life.unit == UnitName::router() {

@@ -274,10 +274,10 @@ impl Driver {
         let all: Vec<String> = routers.retired.iter().filter_map(one).collect();
         let who = match all.as_slice() {
             [] => return None,
-            [_] => "a router that was replaced finishes".to_owned(),
-            several => format!("{} routers that were replaced finish", several.len()),
+            [_] => "a router that was replaced is kept".to_owned(),
+            several => format!("{} routers that were replaced are kept", several.len()),
         };
-        Some(format!("{who} what clients still wait for: {}", all.join(", ")))
+        Some(format!("{who} for the clients that it has: {}", all.join(", ")))
     }
 
     /// How many processes of a unit finish beside the present one.

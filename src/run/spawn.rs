@@ -29,6 +29,7 @@ use crate::topology;
 use crate::topology::Role;
 use crate::topology::Unit;
 use crate::topology::UnitName;
+use crate::wire::Incarnation;
 
 use super::listeners::Listeners;
 use super::sockets::Held;
@@ -109,16 +110,20 @@ struct Program<'a> {
 
 /// Starts the process of a unit by a program of its own; none for a service that is not ours.
 ///
-/// Niceness and environment are those of `image`, if there is one; `control` is where a router will be reached.
+/// Niceness and environment are those of `image`, if there is one; `router` is where a router will be reached, and which
+/// one it is.
 pub(super) fn start(
     unit: &Unit,
     image: Option<&Image>,
     config: &Config,
     around: &Surroundings,
-    control: Option<BorrowedFd<'_>>,
+    router: Option<(BorrowedFd<'_>, Incarnation)>,
 ) -> io::Result<Option<Waiting>> {
     let Some(mut program) = program(unit, config, around) else { return Ok(None) };
-    program.descriptors.extend(control);
+    if let Some((control, incarnation)) = router {
+        program.descriptors.push(control);
+        program.argv.extend(["--incarnation".to_owned(), incarnation.0.to_string()]);
+    }
     // The fork server passes the lock on to each process that it forks, and must not outlive them by it.
     if unit.role != Role::ForkServer {
         program.descriptors.push(around.lock.as_fd());

@@ -9,5 +9,6 @@ pub mod notify;
 pub mod packet;
 pub mod pidfd;
 pub mod process;
+pub mod record;
 pub mod socket;
 pub mod users;

@@ -34,16 +34,20 @@ async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = bare.parse() {
         return Ok(vec![address]);
     }
-    let unknown = |error: &dyn std::error::Error| {
-        io::Error::other(format!("{host} cannot be resolved by /etc/hosts or /etc/resolv.conf: {error}"))
-    };
+    let mut broken = String::new();
     // Both files are read each time, since an administrator may mend them. Without the second there are no name servers.
-    let builder = TokioResolver::builder_tokio().unwrap_or_else(|_| {
+    let builder = TokioResolver::builder_tokio().unwrap_or_else(|error| {
+        broken = format!(" (/etc/resolv.conf cannot be used: {error})");
         Resolver::builder_with_config(
             ResolverConfig::from_parts(None, vec![], vec![]),
             TokioRuntimeProvider::default(),
         )
     });
+    let unknown = |error: &dyn std::error::Error| {
+        io::Error::other(format!(
+            "{host} cannot be resolved by /etc/hosts or /etc/resolv.conf{broken}: {error}"
+        ))
+    };
     let resolver = builder.build().map_err(|error| unknown(&error))?;
     Ok(resolver.lookup_ip(host).await.map_err(|error| unknown(&error))?.iter().collect())
 }

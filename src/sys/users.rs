@@ -10,6 +10,7 @@ use nix::unistd::Gid;
 use nix::unistd::Uid;
 
 use super::fs;
+use super::process;
 
 /// A user that a process can run as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,8 +40,9 @@ pub fn group(name: &str) -> Option<u32> {
 
 /// A line of a database that NSS knows, where there is the program for it.
 fn getent(database: &str, name: &str) -> Option<String> {
-    #[expect(clippy::disallowed_methods, reason = "short, and before there are children of ours")]
+    #[expect(clippy::disallowed_methods, reason = "a program that is waited for")]
     let mut command = Command::new("getent");
+    process::incapable(&mut command);
     let done =
         command.args([database, "--", name]).stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     String::from_utf8(done.stdout).ok()

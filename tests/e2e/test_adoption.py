@@ -22,13 +22,14 @@ from .test_restarts import nothing_failed, nothing_lost, shown
 
 pytestmark = pytest.mark.timeout(1800)
 
-# How often the supervisor dies under load; `KILLS=100` takes some ten minutes.
+# How often the supervisor dies under load, and over whom: `KILLS=100 WORKERS='generic = 1'` takes ten minutes.
 KILLS = int(os.environ.get("KILLS", "8"))
+WORKERS = os.environ.get("WORKERS", 'preset = "one-of-each"')
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Deployment]:
-    with deployed('preset = "one-of-each"', synapse=UNLIMITED + LIVELY) as deployment:
+    with deployed(WORKERS, synapse=UNLIMITED + LIVELY) as deployment:
         yield deployment
 
 

@@ -17,6 +17,7 @@ import pytest
 from tests.support.deployment import Deployment, deployed, over_unix_socket, wait_for
 
 from .test_crash import wait_for_another
+from .test_overlap import routers
 
 SPIN = "spin_in_a_circle"
 
@@ -126,8 +127,10 @@ def test_a_worker_that_runs_in_a_circle_shows_where_before_it_is_replaced(home: 
     )
 
 
-# Mutation: nobody asks it (src/run/routers.rs): never replaced.
 def test_a_router_that_stands_still_is_replaced_and_answers_whom_it_had(home: Deployment) -> None:
+    # Also one that has taken another's place, which has ended since.
+    assert home.cli("restart", "router").returncode == 0
+    wait_for("the old router to end", lambda: len(routers(home)) == 1 or None)
     before, pid = home.pids(), pid_of(home, "router")
     client = http.client.HTTPConnection("127.0.0.1", home.port, timeout=120)
 

@@ -104,7 +104,7 @@ def test_a_long_poll_outlives_its_router(home: Deployment) -> None:
     status = home.status()
     assert status
     (note,) = [note for note in status["notes"] if f"pid {old} " in note]
-    assert "finishes what clients still wait for" in note
+    assert "is kept for the clients that it has" in note
     assert [unit["name"] for unit in status["units"]].count("router") == 1
     # Whoever comes now is answered by the new one, and what it brings wakes who waits at the old one.
     alice.send(room, "after the restart")

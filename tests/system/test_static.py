@@ -1,4 +1,4 @@
-"""One binary for every Debian: it loads no library, and asks nothing of NSS, in which a static libc crashes."""
+"""One binary for every Debian: it loads no library, and asks nothing of NSS, where a static libc crashes."""
 
 from __future__ import annotations
 
@@ -44,8 +44,9 @@ ROUTER = """
 use IO::Socket::UNIX; use POSIX;
 $^F = 255;
 my $s = IO::Socket::UNIX->new(Local => "/router.sock", Listen => 5) or die $!;
-POSIX::dup2(fileno($s), 3);
-exec "/usr/bin/synvisor", "router", "--supervisor-uid", "0", "--drain-timeout-ms", "100";
+open(my $l, "+>", "/lock");
+POSIX::dup2(fileno($s), 63); POSIX::dup2(fileno($l), 4); POSIX::dup2(63, 3);
+exec qw(/usr/bin/synvisor router --supervisor-uid 0 --drain-timeout-ms 100 --incarnation 1);
 """
 
 VERBS = [

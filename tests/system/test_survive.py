@@ -158,6 +158,27 @@ def test_a_stop_after_a_crash_leaves_nothing(service: Service, when: str) -> Non
         wait_for("the end of the rest", lambda: None if left(service) else True)
 
 
+def test_a_stop_needs_no_credential(service: Service) -> None:
+    # systemd 257 gives it to starts alone.
+    secret = service.toml.with_name("form-secret")
+    secret.write_text("a secret that systemd hands over\n", encoding="utf-8")
+    secret.chmod(0o600)
+    with overridden(service, "LoadCredential=form:/etc/synvisor/form-secret", "RestartSec=60s"):
+        service.systemctl("stop", UNIT)
+        service.units = '[secrets]\nform_secret_file = "$CREDENTIALS_DIRECTORY/form"'
+        service.write()
+        service.systemctl("start", UNIT)
+        service.wait_ready()
+        service.systemctl("stop", UNIT)
+        assert service.state() == "inactive/dead"
+        service.systemctl("start", UNIT)
+        service.wait_ready()
+        kill(service)
+        wait_for("the gap", lambda: True if service.state() == "activating/auto-restart" else None)
+        service.systemctl("stop", UNIT)
+        wait_for("the end of the rest", lambda: None if left(service) else True)
+
+
 def test_a_stop_that_takes_too_long_leaves_nothing(service: Service) -> None:
     # Mutation: `timeout` taken for a crash (src/run/after_stop.rs): seen red.
     with overridden(service, "TimeoutStopSec=2s"):

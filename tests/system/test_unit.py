@@ -23,6 +23,13 @@ def test_systemd_finds_nothing_wrong(installed: Service) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_what_the_service_may_is_little(installed: Service) -> None:
+    # In tenths: 2.0 of 10.
+    judged = ["systemd-analyze", "security", "--offline=yes", "--threshold=20"]
+    done = installed.machine.run(*judged, f"/usr/lib/systemd/system/{UNIT}", check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_start_is_done_when_main_is_ready_and_the_router_accepts(installed: Service) -> None:
     # Mutations, each seen red: READY=1 when the router accepts (src/run/mod.rs, `announce`); Type=simple.
     installed.systemctl("stop", UNIT)
