@@ -30,11 +30,14 @@ test: lint unit fuzz e2e test-system
 venv:
 	@$(PYTHON) tests/support/toolchain.py >/dev/null
 
+# Tools that have little to do are sooner built than optimised.
+QUICKLY := CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256
+
 lint: venv
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	@$(CARGO) deny --version >/dev/null 2>&1 || { \
-		echo "installing cargo-deny (some minutes, once)"; $(CARGO) install --locked --quiet cargo-deny; }
+		echo "installing cargo-deny (some minutes, once)"; $(QUICKLY) $(CARGO) install --locked --quiet cargo-deny; }
 	$(CARGO) deny --log-level error check bans licenses sources
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" check --quiet tests src
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format --check --quiet tests src
@@ -94,14 +97,12 @@ package: static
 	@# From a line for a member rpm 4.20 makes the user, with the wrong group, before it has read the other lines.
 	@grep -v '^m ' systemd/synvisor.sysusers >target/package/synvisor.sysusers
 
-# They only copy, so that how well they are optimised does not matter. They write the scripts that maintain the service, so
-# that their versions do.
+# They write the scripts that maintain the service, so that their versions matter.
 cargo-deb_VERSION := 3.8.0
 cargo-generate-rpm_VERSION := 0.21.1
 target/tools/bin/%:
 	@echo "installing $* (a minute, once)"
-	@CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256 \
-		$(CARGO) install --locked --quiet --root target/tools --version $($*_VERSION) $*
+	@$(QUICKLY) $(CARGO) install --locked --quiet --root target/tools --version $($*_VERSION) $*
 
 deb: package target/tools/bin/cargo-deb
 	@rm -f target/package/*.deb
