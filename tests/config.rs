@@ -180,7 +180,6 @@ fn the_example_of_the_readme_is_right() {
 
 #[test]
 fn the_readme_calls_what_the_makefile_can_do() {
-    // Mutation: a target misspelt in README.md: seen red.
     let makefile = read(&root().join("Makefile"));
     let readme = read(&root().join("README.md"));
     let commands: Vec<&str> =

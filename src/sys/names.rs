@@ -65,7 +65,6 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn localhost_is_this_machine_and_every_address_is_tried() {
-        // Mutation: only the first address tried: seen red where /etc/hosts has ::1 for localhost too.
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
             let port = listener.local_addr().unwrap().port();

@@ -52,7 +52,6 @@ mod tests {
 
     #[test]
     fn who_holds_a_byte_is_known_until_its_end() {
-        // Mutations, each seen red: the byte not looked at; F_UNLCK taken for a lock.
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
         File::create(&path).unwrap();

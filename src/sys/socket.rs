@@ -127,7 +127,6 @@ mod tests {
 
     #[test]
     fn who_connected_is_in_its_groups_and_no_others() {
-        // Mutation: the number of groups not looked at: seen red for group 0.
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let held: Vec<u32> = nix::unistd::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
         for group in &held {

@@ -99,7 +99,6 @@ mod tests {
 
     #[test]
     fn getent_is_asked_by_name() {
-        // Mutation: the database left out: seen red.
         assert_eq!(parse_passwd(&getent("passwd", "root").unwrap(), "root").unwrap().uid, 0);
         assert_eq!(parse_group(&getent("group", "root").unwrap(), "root"), Some(0));
         assert_eq!(user("--version"), None);
