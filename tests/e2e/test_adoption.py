@@ -23,7 +23,7 @@ from .test_restarts import nothing_failed, nothing_lost, shown
 pytestmark = pytest.mark.timeout(1800)
 
 # How often the supervisor dies under load, and over whom; `KILLS=100` takes half an hour or more.
-KILLS = int(os.environ.get("KILLS", "8"))
+KILLS = int(os.environ.get("KILLS", "4"))
 WORKERS = os.environ.get("WORKERS", 'preset = "one-of-each"')
 
 
