@@ -71,7 +71,7 @@ impl Control {
             socket::listen_unix(path, 0o660, Some(&owner)).ok()
         });
         // Who may not give it to the group keeps it.
-        Self::of(shared.map_or_else(|| socket::listen_unix(path, 0o600, None), Ok)?)
+        Self::with(shared.map_or_else(|| socket::listen_unix(path, 0o600, None), Ok)?, group)
     }
 
     /// The same on a socket that is bound.
@@ -79,8 +79,12 @@ impl Control {
     /// # Errors
     /// When it cannot be waited on.
     pub fn of(listener: std::os::unix::net::UnixListener) -> io::Result<Self> {
+        Self::with(listener, users::group(GROUP))
+    }
+
+    fn with(listener: std::os::unix::net::UnixListener, group: Option<u32>) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener: UnixListener::from_std(listener)?, group: users::group(GROUP) })
+        Ok(Self { listener: UnixListener::from_std(listener)?, group })
     }
 
     /// A copy of the socket, for whoever serves it after us.

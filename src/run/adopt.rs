@@ -31,6 +31,7 @@ use crate::sys::fs;
 use crate::sys::pidfd;
 use crate::sys::pidfd::Process;
 use crate::sys::record;
+use crate::sys::users;
 use crate::topology;
 use crate::topology::Role;
 use crate::topology::Topology;
@@ -101,7 +102,8 @@ impl Survivors {
     /// Looks for processes of an earlier supervisor; `kept` is what was kept for us. None if nobody is left.
     ///
     /// What is not surely the process that was noted is none of ours: it has the same number, began at the same moment of
-    /// the same run of the machine, and holds our lock, where the kernel lets us see that.
+    /// the same run of the machine, and holds our lock, where the kernel lets us see that. A router that /proc hides is known by
+    /// what systemd kept of it, or by its byte of the lock.
     ///
     /// # Errors
     /// What was left cannot be read, or somebody else's word about a process is not to be had.
@@ -117,7 +119,7 @@ impl Survivors {
         let is_ours = |unit: &UnitName, pid| {
             let is_router = *unit == UnitName::router();
             let user = if is_router { &users.router } else { &users.synapse };
-            let uid = user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |user| user.uid);
+            let uid = user.as_ref().map_or_else(users::own_uid, |user| user.uid);
             // A fork server passes the lock on and does not hold it; whether a router does, root alone may see in /proc.
             let holds_lock = lock.as_ref().is_ok_and(|lock| fs::has_open(pid, lock).unwrap_or(is_router));
             pidfd::owner(pid) == Some(uid) && (holds_lock || *unit == UnitName::fork_server())

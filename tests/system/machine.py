@@ -17,7 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.deployment import children, wait_for
+import pytest
+
+from tests.support.deployment import ROOT_USER, children, wait_for
 from tests.support.toolchain import install_packages, say, work_directory
 
 # Beside systemd: ps, and the libraries of the host's virtualenv and its interpreter.
@@ -59,6 +61,8 @@ def mirror() -> str:
 
 def base(suite: str, packages: tuple[str, ...] = PACKAGES, name: str = "") -> Path:
     """The root file system that machines begin with, made if need be."""
+    if not ROOT_USER:
+        pytest.skip("only root can make a root directory and boot it")
     name = name or suite
     directory = BASES / name
     mark = BASES / f"{name}.complete"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import textwrap
 
 from .service import Service
 
@@ -47,7 +46,7 @@ def attempts(service: Service, user: str, tried: list[tuple[str, str]]) -> dict[
         "--",
         str(service.venv / "bin/python3"),
         "-c",
-        textwrap.dedent(ATTEMPTS),
+        ATTEMPTS,
     ]
     result: dict[str, str] = json.loads(service.machine.run(*command, json.dumps(tried)).stdout)
     return result
