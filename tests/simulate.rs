@@ -27,6 +27,7 @@
 //! - A change that lets all stages up at once: "comes up before".
 //! - `held` ignored where units start: "comes up while".
 //! - `begin` without `batch`: "signalled while its batch".
+//! - `may_be_released` without the overdue, draining or stopping: "does not wait for the overdue".
 //! - `(Ready, Stuck)` without Withdraw: "signalled while routed"; without SIGTERM: "not told to end"; not counted, or its
 //!   end counted once more: "not counted once".
 //! - `Stuck` that waits for all of stop_timeout, or has no deadline: "left alone".

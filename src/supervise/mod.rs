@@ -35,6 +35,7 @@ use change::Changing;
 use order::Pending;
 use unit::Blame;
 use unit::Event;
+use unit::Flight;
 use unit::State;
 use unit::Unit;
 
@@ -333,12 +334,27 @@ impl Supervisor {
         unit.wanted && unit.spec.stage > 0 || above.next().is_none()
     }
 
-    /// Whether a unit is quiet, and so is everybody who was asked to stop with it.
+    /// Whether a unit may be told to end: when everybody of its batch is quiet or overdue, and the quiet ones after the
+    /// overdue, whose last requests may need them.
     fn may_be_released(&self, unit: &Unit) -> bool {
-        let loud = |other: &Unit| {
-            other.batch == unit.batch && matches!(other.state, State::Draining { quiet: false, .. })
+        let State::Draining { flight, .. } = unit.state else { return false };
+        let needs_it = |other: &Unit| match other.state {
+            State::Draining { flight: Flight::Busy, .. } => true,
+            State::Draining { flight: Flight::Overdue, .. } | State::Stopping { overdue: true, .. } => {
+                flight == Flight::Quiet
+            }
+            State::Draining { flight: Flight::Quiet, .. }
+            | State::Stopping { overdue: false, .. }
+            | State::Down
+            | State::Waiting
+            | State::Starting
+            | State::Ready
+            | State::Killing
+            | State::Stuck { .. }
+            | State::Backoff { .. }
+            | State::Failed { .. } => false,
         };
-        matches!(unit.state, State::Draining { quiet: true, .. }) && !self.units.values().any(loud)
+        !self.units.values().any(|other| other.batch == unit.batch && needs_it(other))
     }
 
     /// What a unit needs that is not there.

@@ -30,11 +30,12 @@ pub(super) enum State {
     /// whose last requests may need it.
     Draining {
         until: Time,
-        quiet: bool,
+        flight: Flight,
     },
-    /// SIGTERM sent; SIGKILL follows then.
+    /// SIGTERM sent; SIGKILL follows then. Who was overdue is still answering.
     Stopping {
         until: Time,
+        overdue: bool,
     },
     /// SIGKILL sent.
     Killing,
@@ -53,6 +54,17 @@ pub(super) enum State {
     Failed {
         until: Time,
     },
+}
+
+/// The requests of a unit that is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flight {
+    /// Some are answered still.
+    Busy,
+    /// Some are, and outlasted the drain: it is told to end, and has as long as that takes.
+    Overdue,
+    /// None is left.
+    Quiet,
 }
 
 impl State {
@@ -83,7 +95,7 @@ pub(super) enum Event {
     /// Its process does not answer any more.
     Stuck(String),
     Drained,
-    /// Every unit of its batch is quiet.
+    /// Nobody of its batch needs it any more.
     Release,
     /// Time passed.
     Tick,
@@ -237,12 +249,12 @@ impl Unit {
     /// When time alone would change something.
     pub(super) fn deadline(&self) -> Option<Time> {
         let state = match self.state {
-            State::Draining { until, quiet: false }
-            | State::Stopping { until }
+            State::Draining { until, flight: Flight::Busy }
+            | State::Stopping { until, .. }
             | State::Stuck { until, killed: false, .. }
             | State::Backoff { until }
             | State::Failed { until } => Some(until),
-            State::Draining { quiet: true, .. }
+            State::Draining { flight: Flight::Overdue | Flight::Quiet, .. }
             | State::Stuck { killed: true, .. }
             | State::Down
             | State::Waiting
@@ -325,7 +337,7 @@ impl Unit {
                 }
                 State::Ready
             }
-            (State::Starting, Event::Stop) => self.terminate(now, policy, effects),
+            (State::Starting, Event::Stop) => self.terminate(false, now, policy, effects),
             (State::Starting, Event::Ended(reason, blame)) => {
                 self.stillborn = Some(self.incarnation);
                 self.ended_unasked(reason);
@@ -337,10 +349,13 @@ impl Unit {
             (State::Starting, Event::Go | Event::Drained | Event::Release | Event::Tick) => State::Starting,
 
             (State::Ready, Event::Stop) => {
-                if self.spec.routed {
+                let flight = if self.spec.routed {
                     effects.push_back(Effect::Drain(self.life()));
-                }
-                State::Draining { until: now.after(policy.drain_timeout), quiet: !self.spec.routed }
+                    Flight::Busy
+                } else {
+                    Flight::Quiet
+                };
+                State::Draining { until: now.after(policy.drain_timeout), flight }
             }
             (State::Ready, Event::Ended(reason, _)) => {
                 self.withdraw(effects);
@@ -358,13 +373,15 @@ impl Unit {
                 State::Ready
             }
 
-            (State::Draining { until, .. }, Event::Drained) => State::Draining { until, quiet: true },
-            (State::Draining { until, .. }, Event::Tick) if now >= until => {
-                State::Draining { until, quiet: true }
+            (State::Draining { until, .. }, Event::Drained) => {
+                State::Draining { until, flight: Flight::Quiet }
             }
-            (State::Draining { quiet: true, .. }, Event::Release) => {
+            (State::Draining { until, flight: Flight::Busy }, Event::Tick) if now >= until => {
+                State::Draining { until, flight: Flight::Overdue }
+            }
+            (State::Draining { flight, .. }, Event::Release) if flight != Flight::Busy => {
                 self.withdraw(effects);
-                self.terminate(now, policy, effects)
+                self.terminate(flight == Flight::Overdue, now, policy, effects)
             }
             (State::Draining { .. }, Event::Ended(..)) => {
                 self.withdraw(effects);
@@ -375,7 +392,7 @@ impl Unit {
                 Event::Go | Event::Stop | Event::Ready | Event::Release | Event::Tick,
             ) => state,
 
-            (State::Stopping { until }, Event::Tick) if now >= until => {
+            (State::Stopping { until, .. }, Event::Tick) if now >= until => {
                 effects.push_back(Effect::Signal(self.life(), Ending::Kill));
                 State::Killing
             }
@@ -461,9 +478,9 @@ impl Unit {
         State::Starting
     }
 
-    fn terminate(&self, now: Time, policy: &Policy, effects: &mut VecDeque<Effect>) -> State {
+    fn terminate(&self, overdue: bool, now: Time, policy: &Policy, effects: &mut VecDeque<Effect>) -> State {
         effects.push_back(Effect::Signal(self.life(), Ending::Terminate));
-        State::Stopping { until: now.after(policy.stop_timeout) }
+        State::Stopping { until: now.after(policy.stop_timeout), overdue }
     }
 
     fn withdraw(&self, effects: &mut VecDeque<Effect>) {

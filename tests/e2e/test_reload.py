@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
+import socket
+import time
+import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
 
-from tests.support.deployment import LIVELY, Deployment, deployed
+from tests.support.deployment import LIVELY, Deployment, deployed, wait_for
 from tests.support.endpoints import appservice_registration
 from tests.support.traffic import UNLIMITED, Traffic
 
@@ -131,6 +136,40 @@ def test_no_change_costs_a_request(home: Deployment) -> None:
     assert report["failed"] == 0, json.dumps(report, indent=1)
     assert not report["lost"], json.dumps(report, indent=1)
     assert not report["doubled"], json.dumps(report, indent=1)
+
+
+def states(home: Deployment) -> dict[str, str]:
+    status = home.status()
+    assert status
+    return {unit["name"]: unit["state"] for unit in status["units"]}
+
+
+def test_who_outlasts_the_drain_still_has_whom_it_calls(home: Deployment) -> None:
+    # Mutation: everybody of the step told to end at once: seen red, since a new room asks the writer of events.
+    token = home.client().register(f"slow-{uuid.uuid4().hex[:8]}", "a password").token
+    body = json.dumps({"name": "a room"}).encode()
+    with socket.create_connection(("127.0.0.1", home.port), timeout=120) as connection:
+        head = f"POST /_matrix/client/v3/createRoom HTTP/1.1\r\nHost: {home.server_name}\r\n"
+        head += f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body[:-1])
+        # The router sends it on meanwhile.
+        time.sleep(1)
+        apply(home, Edit("typing written by main", {"typing": 0}))
+        with ThreadPoolExecutor() as pool:
+            reloading = pool.submit(home.cli, "reload", timeout=300)
+            wait_for("the drain is over", lambda: "stopping" in states(home).values() or None)
+            # Whoever could be gone by now is.
+            time.sleep(1)
+            during = states(home)
+            connection.sendall(body[-1:])
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert response.status == 200, response.read()
+            done = reloading.result()
+    assert done.returncode == 0, done
+    assert during["events-1"] == "draining", during
+    apply(home, Edit("none"))
+    reload(home)
 
 
 def test_the_content_of_files_counts(home: Deployment) -> None:

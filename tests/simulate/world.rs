@@ -97,6 +97,8 @@ pub(crate) struct World {
     pub(crate) routed: BTreeMap<UnitName, Life>,
     /// Whom the router was asked to drain, until when.
     pub(crate) draining: BTreeMap<Life, Time>,
+    /// Whom the drain was too short for, and who was told to end.
+    pub(crate) overdue: BTreeSet<Life>,
     pub(crate) change: Option<UnderWay>,
     /// What follows a change that failed.
     pub(crate) mend: Option<Change>,
@@ -145,6 +147,7 @@ impl World {
             core_thinks_ready: BTreeSet::new(),
             routed: BTreeMap::new(),
             draining: BTreeMap::new(),
+            overdue: BTreeSet::new(),
             change: None,
             mend: None,
             together: BTreeMap::new(),
@@ -184,6 +187,7 @@ impl World {
                     *away = Some(self.now);
                 }
                 self.draining.remove(life);
+                self.overdue.remove(life);
                 self.stuck.remove(life);
                 // Only news of the process that the core has in mind may change what it thinks.
                 if self.retired.remove(life).is_none() {
@@ -376,13 +380,19 @@ impl World {
         assert!(turn || ordered, "{unit} goes down before it was its turn");
     }
 
-    /// Who stops together lets each other finish first.
-    pub(crate) fn watch_batch(&self, unit: &UnitName) {
-        let Some(ticket) = self.together.get(unit) else { return };
-        let loud = self.draining.iter().find(|(life, until)| {
-            self.together.get(&life.unit) == Some(ticket) && life.unit != *unit && self.now < **until
-        });
-        assert!(loud.is_none(), "{unit} signalled while its batch is busy: {}", loud.unwrap().0);
+    /// Who stops together lets each other finish first, and who has nothing to finish goes last.
+    pub(crate) fn watch_batch(&mut self, life: &Life) {
+        let overdue = self.draining.get(life).is_some_and(|until| self.now >= *until);
+        if let Some(ticket) = self.together.get(&life.unit) {
+            let mates = |other: &&Life| self.together.get(&other.unit) == Some(ticket) && *other != life;
+            let busy = self.draining.keys().filter(mates).find(|other| self.now < self.draining[*other]);
+            assert!(busy.is_none(), "{life} signalled while its batch is busy: {}", busy.unwrap());
+            let late = self.draining.keys().chain(&self.overdue).find(mates);
+            assert!(overdue || late.is_none(), "{life} does not wait for the overdue {}", late.unwrap());
+        }
+        if overdue {
+            self.overdue.insert(life.clone());
+        }
     }
 
     pub(crate) fn start(&mut self, life: Life) {
@@ -472,7 +482,7 @@ impl World {
             && self.core_thinks_ready.remove(&life.unit)
             && ending == Ending::Terminate
         {
-            self.watch_batch(&life.unit);
+            self.watch_batch(life);
         }
         self.draining.remove(life);
         let service = |life: &Life| matches!(life.unit.as_str(), "postgres" | "redis" | "forkserver");
@@ -486,7 +496,10 @@ impl World {
             stuck.killed |= ending == Ending::Kill;
         }
         match ending {
-            Ending::Kill => self.die(life, Exit::Signal(9)),
+            Ending::Kill => {
+                self.overdue.remove(life);
+                self.die(life, Exit::Signal(9));
+            }
             Ending::Terminate if self.stuck.contains_key(life) && self.random.chance(50) => {}
             Ending::Terminate if self.faults && self.random.chance(10) => {}
             Ending::Terminate => self.die(life, Exit::Code(0)),
