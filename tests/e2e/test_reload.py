@@ -145,7 +145,7 @@ def states(home: Deployment) -> dict[str, str]:
 
 
 def test_who_outlasts_the_drain_still_has_whom_it_calls(home: Deployment) -> None:
-    # Mutation: everybody of the step told to end at once: seen red, since a new room asks the writer of events.
+    # Mutation: everybody told to end at once: seen red, since a new room asks the writer of events.
     token = home.client().register(f"slow-{uuid.uuid4().hex[:8]}", "a password").token
     body = json.dumps({"name": "a room"}).encode()
     with socket.create_connection(("127.0.0.1", home.port), timeout=120) as connection:

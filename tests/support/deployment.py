@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -32,6 +33,9 @@ ROOT_USER = os.geteuid() == 0
 # Whom to run as to be an ordinary user; PostgreSQL wants one that has a name. Who is not root is one already.
 ORDINARY = pwd.getpwnam(UNPRIVILEGED)[2:4] if ROOT_USER else None
 
+# Ports that somebody in this process has, or may have.
+HANDED_OUT: set[int] = set()
+
 T = TypeVar("T")
 
 # A test talks to itself, often and fast.
@@ -52,10 +56,20 @@ account = { per_second = 1000, burst_count = 1000 }
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody takes while its owner is away: it lies below those that the kernel gives to clients
+    (ip_local_port_range), and each process of pytest-xdist has ports of its own.
+    """
+    worker, workers = (
+        os.environ.get("PYTEST_XDIST_WORKER", "gw0"),
+        os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"),
+    )
+    while True:
+        port = random.randrange(10_000 + int(worker[2:]), 32_768, int(workers))
+        if port not in HANDED_OUT:
+            HANDED_OUT.add(port)
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port
 
 
 def wait_for(what: str, probe: Callable[[], T | None], seconds: float = 120) -> T:
