@@ -76,7 +76,7 @@ each_form = pytest.mark.parametrize("form", FORMS)
 @each_form
 @each_server
 def test_whoever_looks_for_the_homeserver_is_told_where_it_is(world: World, server: str, form: str) -> None:
-    # Mutation: Caddy's answer 404 to the rest left out: seen red.
+    # Mutations, each seen red: HAProxy's and Apache's own answer left out; Caddy's 404 to the rest left out.
     ports, split = world.fronts.ports[server, form], world.public != HOST
     status, headers, body = world.fronts.ask(ports, HOST, "GET", "/.well-known/matrix/client")
     # Clients in browsers are of another origin.
@@ -99,6 +99,7 @@ def test_whoever_looks_for_the_homeserver_is_told_where_it_is(world: World, serv
 @each_form
 @each_server
 def test_clients_and_servers_do_what_they_came_for(world: World, server: str, form: str) -> None:
+    # Mutation: nginx without client_max_body_size: seen red by the upload.
     headers: dict[str, str] = {}
 
     def call(
@@ -137,6 +138,7 @@ LONG = 65
 
 
 def test_a_long_poll_lasts_as_long_as_its_client_wants(world: World) -> None:
+    # Mutations, each seen red: nginx without proxy_read_timeout; Apache without timeout.
     user = world.home.client().register(f"u{uuid.uuid4().hex[:8]}", "a password")
     user.sync()
     assert user.since

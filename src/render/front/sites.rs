@@ -142,6 +142,7 @@ mod tests {
 
     #[test]
     fn every_site_that_is_asked_is_there_and_says_the_right_thing() {
+        // Mutation: the port of server_name not looked at: seen red.
         let silent = "synapse.serve_server_wellknown = false";
         let cases = [
             ("a.org", String::new(), false, "a.org:443 whole"),
