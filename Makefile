@@ -112,13 +112,18 @@ rpm: package target/tools/bin/cargo-generate-rpm
 	@rm -f target/package/*.rpm
 	@target/tools/bin/cargo-generate-rpm --payload-compress gzip --output target/package/
 
+PYTEST = SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest
+# What mostly waits, two files at a time.
+BESIDE := -n 2 --dist loadfile
+
 e2e: venv next static
-	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
-		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
+	$(PYTEST) $(BESIDE) tests/forkserver
+	$(PYTEST) $(BESIDE) -m "not alone" tests/e2e
+	$(PYTEST) -m alone tests/e2e
 
 test-system: venv next deb rpm
-	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
-		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
+	$(PYTEST) -x tests/system
 
 MINUTES ?= 10
 

@@ -226,13 +226,28 @@ fn tell(config: &Path, path: &str, body: &impl serde::Serialize) -> Exit {
     }
 }
 
-fn ask<T: serde::de::DeserializeOwned>(
+pub(super) fn ask<T: serde::de::DeserializeOwned>(
     config: &Path,
     method: Method,
     path: &str,
     body: &impl serde::Serialize,
 ) -> Result<T, Exit> {
     with_daemon(config, async |socket| client::ask(&socket, method, path, body).await)
+}
+
+/// Whether a daemon answers.
+///
+/// # Errors
+/// It does not let us in, or is broken; that was said.
+pub(super) fn is_running(config: &Path) -> Result<bool, Exit> {
+    let run = toml::run_dir(config).map_err(|unusable| super::config::refuse(&unusable))?;
+    let socket = layout::control_socket(&run);
+    match block_on(client::ask::<String>(&socket, Method::GET, "/v1/version", &())) {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(ControlError::NotRunning)) => Ok(false),
+        Ok(Err(error)) => Err(explain(error, &socket.display().to_string())),
+        Err(error) => Err(fail(&error.to_string())),
+    }
 }
 
 /// Runs a conversation with the daemon of a configuration.
@@ -292,7 +307,7 @@ fn fail(why: &str) -> Exit {
     Exit::Failed
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(future))
 }

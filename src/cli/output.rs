@@ -13,6 +13,8 @@ use crate::wire::StatusReport;
 use crate::wire::UnitReport;
 use crate::wire::UnitSummary;
 
+use super::Exit;
+
 /// A result, on standard output.
 pub(super) fn line(text: impl Display) {
     let _ = writeln!(io::stdout(), "{text}");
@@ -21,6 +23,17 @@ pub(super) fn line(text: impl Display) {
 /// A problem, on standard error.
 pub(super) fn problem(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// One of the things that a longer command has done or found.
+pub(super) fn fact(what: &str, text: &str) {
+    line(format!("  {what:13}  {text}"));
+}
+
+/// Says why a command ends without having done what it was to do.
+pub(super) fn refused(why: &str) -> Exit {
+    problem(why);
+    Exit::Failed
 }
 
 /// Problems as they were printed; nothing if there are none.

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::config::Config;
 use crate::host::layout::Users;
 use crate::host::servlets;
 use crate::host::toml;
@@ -68,28 +69,34 @@ pub(super) fn verify(path: &Path) -> Exit {
     };
     // As in service: a virtualenv is not run by root.
     let users = Users::of(&config).unwrap_or_default();
-    let endpoints = match servlets::registered(&config.python.venv, users.synapse.as_ref()) {
-        Ok(endpoints) => endpoints,
-        Err(why) => {
-            output::problem(why);
-            return Exit::Failed;
-        }
-    };
-    let findings = compare(Rules::get(), &endpoints);
     let venv = config.python.venv.display();
+    match compared(&config, &users) {
+        Ok(said) => {
+            output::line(format!("{venv}: {said}"));
+            Exit::Done
+        }
+        Err(why) => {
+            let remedy = "look for a newer synvisor, or report this with Synapse's version";
+            output::problem(format!("{venv}: {why}\n  {remedy}"));
+            Exit::Failed
+        }
+    }
+}
+
+/// Compares the table with what the Synapse of a configuration answers, and prints what differs.
+///
+/// # Errors
+/// How much differs, or why Synapse does not say what it answers.
+pub(super) fn compared(config: &Config, users: &Users) -> Result<String, String> {
+    let endpoints = servlets::registered(&config.python.venv, users.synapse.as_ref())?;
+    let findings = compare(Rules::get(), &endpoints);
     if findings.is_empty() {
-        output::line(format!("{venv}: all {} endpoints go where they are answered", endpoints.len()));
-        return Exit::Done;
+        return Ok(format!("all {} endpoints go where they are answered", endpoints.len()));
     }
     for finding in &findings {
         output::problem(finding);
     }
-    output::problem(format!(
-        "{venv}: {} of what it answers is not as the table has it\n  \
-         look for a newer synvisor, or report this with Synapse's version",
-        findings.len()
-    ));
-    Exit::Failed
+    Err(format!("{} of what it answers is not as the table has it", findings.len()))
 }
 
 fn with_table(path: &Path, say: impl FnOnce(&RouteTable, bool) -> String) -> Exit {

@@ -22,6 +22,8 @@ use crate::topology::UnitName;
 mod shared;
 mod yaml;
 
+pub use shared::connection;
+
 /// A file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {

