@@ -78,11 +78,7 @@ impl Config {
     ///
     /// # Errors
     /// Every problem of the file, errors and warnings, at once.
-    pub fn parse_for(
-        text: &str,
-        base: &Path,
-        installed: Option<&Installed>,
-    ) -> Result<Parsed, Vec<Problem>> {
+    pub fn parse_for(text: &str, base: &Path, installed: Option<&Installed>) -> Result<Parsed, Vec<Problem>> {
         parse::parse(text, base, installed)
     }
 

@@ -157,7 +157,7 @@ impl<'a> Builder<'a> {
     /// Of the file system.
     pub fn prune(&self, keep: usize, stay: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
         let all = fs::list(&self.home).map_err(|error| error.to_string())?;
-        let mut made: Vec<(std::time::SystemTime, PathBuf)> = all
+        let mut made: Vec<((i64, i64), PathBuf)> = all
             .into_iter()
             .filter(|path| venv::is_complete(path) && venv::version_in(path).is_some())
             .filter_map(|path| Some((fs::modified(&path.join("pyvenv.cfg"))?, path)))

@@ -38,10 +38,12 @@ pub fn installed(venv: &Path) -> Option<Installed> {
 fn streams(text: &str) -> BTreeSet<String> {
     let Some((_, class)) = text.split_once("class WriterLocations") else { return BTreeSet::new() };
     // It ends where something begins that is not indented.
-    let end = class.match_indices('\n').map(|(at, _)| at).find(|at| {
-        class[at + 1..].starts_with(|first: char| !first.is_whitespace())
-    });
-    let writers = Regex::new(WRITERS).unwrap_or_else(|error| unreachable!("a constant expression is right: {error}"));
+    let end = class
+        .match_indices('\n')
+        .map(|(at, _)| at)
+        .find(|at| class[at + 1..].starts_with(|first: char| !first.is_whitespace()));
+    let writers =
+        Regex::new(WRITERS).unwrap_or_else(|error| unreachable!("a constant expression is right: {error}"));
     writers.captures_iter(&class[..end.unwrap_or(class.len())]).map(|found| found[1].to_owned()).collect()
 }
 

@@ -147,9 +147,10 @@ pub fn space(path: &Path) -> Result<Space, FsError> {
     })
 }
 
-/// When a file was written last; none of one that is not there.
-pub fn modified(path: &Path) -> Option<std::time::SystemTime> {
-    path.metadata().and_then(|metadata| metadata.modified()).ok()
+/// When a file was written last, in seconds and nanoseconds, to put files in order; none of one that is not there.
+pub fn modified(path: &Path) -> Option<(i64, i64)> {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.mtime(), metadata.mtime_nsec()))
 }
 
 /// A file that is to take the place of another one, all of it on the disk already; dropped, it leaves nothing.

@@ -8,8 +8,8 @@ use ipnet::IpNet;
 use toml::Value;
 use toml::de::DeTable;
 
-use super::Installed;
 use super::Config;
+use super::Installed;
 use super::Parsed;
 use super::Referred;
 use super::Secrets;
@@ -58,11 +58,7 @@ struct Parser<'b> {
 ///
 /// # Errors
 /// Every problem of the file, errors and warnings.
-pub(super) fn parse(
-    text: &str,
-    base: &Path,
-    installed: Option<&Installed>,
-) -> Result<Parsed, Vec<Problem>> {
+pub(super) fn parse(text: &str, base: &Path, installed: Option<&Installed>) -> Result<Parsed, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What stands where is uncertain now: checking it would report what nobody wrote.
@@ -184,7 +180,11 @@ impl Parser<'_> {
             {
                 if found.given && found.value > 0 {
                     let what = format!("the installed Synapse has no stream {}", stream.key());
-                    self.error(found.place, what, "remove it, or install a Synapse that has it: synvisor upgrade");
+                    self.error(
+                        found.place,
+                        what,
+                        "remove it, or install a Synapse that has it: synvisor upgrade",
+                    );
                 }
                 continue;
             }
