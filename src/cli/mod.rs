@@ -10,6 +10,7 @@ use clap::Subcommand;
 
 use crate::host::builder::Means;
 use crate::observe;
+use crate::render::front::Server;
 use crate::run::After;
 use crate::run::ForTests;
 use crate::run::Launch;
@@ -21,6 +22,7 @@ mod config;
 mod daemon;
 mod doctor;
 mod documents;
+mod front;
 mod init;
 mod output;
 mod progress;
@@ -196,6 +198,14 @@ enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Print a configuration for the web server in front of synvisor, from its own; needs no daemon.
+    Front {
+        #[arg(value_parser = front::servers())]
+        server: Server,
+        /// Have other servers come by port 8448 of server_name, so that nobody has to tell them where to go.
+        #[arg(long)]
+        federation_port: bool,
+    },
     /// Print the JSON schema of the configuration, for editors.
     Schema,
     /// Print what a shell needs to complete a command line of synvisor.
@@ -327,6 +337,7 @@ pub fn main() -> ExitCode {
         Verb::Routes { verify: true } => routes::verify(&path),
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
+        Verb::Front { server, federation_port } => front::print(&path, server, federation_port),
         Verb::Schema => config::schema(),
         Verb::Completions { shell } => documents::completions(Arguments::command(), shell),
         Verb::Man { directory } => documents::man(Arguments::command(), &directory),

@@ -45,7 +45,7 @@ pub(super) fn server_name(text: &str) -> Result<String, Wrong> {
 }
 
 /// Takes `host` or `host:port` apart; the host is a domain, an IPv4 address, or an IPv6 address in brackets.
-fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
+pub fn host_and_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, Some(port)),
         Some(_) | None => (text, None),

@@ -29,6 +29,7 @@ mod syntax;
 pub mod units;
 
 pub use check::collide;
+pub use check::host_and_port;
 pub use keys::LOG_LEVEL;
 pub use keys::RUN_DIR;
 
@@ -113,6 +114,16 @@ impl Config {
         let named =
             root.get_ref().get("supervisor").and_then(|table| table.get_ref().as_table()?.get("run_dir"));
         named.and_then(|value| value.get_ref().as_str()).unwrap_or(RUN_DIR).to_owned()
+    }
+
+    /// Bytes of the largest file that users may upload (1.163: `synapse/config/repository.py`).
+    pub fn max_upload_size(&self) -> u64 {
+        const DEFAULT: u64 = 50 << 20;
+        let setting = self.synapse.get("max_upload_size");
+        let number = |value: &toml::Value| u64::try_from(value.as_integer()?).ok();
+        let text = |value: &toml::Value| check::size(value.as_str()?).ok();
+        // What Synapse cannot read keeps it from starting.
+        setting.and_then(|value| number(value).or_else(|| text(value))).unwrap_or(DEFAULT)
     }
 
     /// Whether Synapse leaves sessions and passwords to the Matrix Authentication Service (1.163:

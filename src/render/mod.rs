@@ -1,4 +1,5 @@
-//! From a configuration to the files that Synapse reads: one complete YAML a process, and a log configuration.
+//! From a configuration to the files that Synapse reads: one complete YAML a process, and a log configuration; and
+//! below `front/` to what a web server in front reads.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::topology::Topology;
 use crate::topology::Unit;
 use crate::topology::UnitName;
 
+pub mod front;
 mod shared;
 mod yaml;
 

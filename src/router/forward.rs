@@ -41,11 +41,11 @@ use super::upstream::Connection;
 use super::upstream::Upstream;
 
 /// How long a process may take for the head of its response once it has the whole request.
-const RESPONSE: Duration = Duration::from_secs(180);
+pub const RESPONSE: Duration = Duration::from_secs(180);
 /// A request that no process survives must not go on to the next one for ever.
 const MOST_REPLAYS: u32 = 2;
 /// A client that asked so long ago has most likely left its user alone with it.
-const REPLAY_WITHIN: Duration = Duration::from_secs(120);
+pub const REPLAY_WITHIN: Duration = Duration::from_secs(120);
 
 /// Answers one request.
 pub(super) async fn answer(

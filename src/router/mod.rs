@@ -22,6 +22,9 @@ mod queue;
 mod state;
 mod upstream;
 
+pub use forward::REPLAY_WITHIN;
+pub use forward::RESPONSE;
+
 use state::State;
 
 /// After an accept that failed, mostly for want of descriptors: some will be free again.

@@ -1,4 +1,4 @@
-"""Web servers as people have them in front, Debian's Caddy and nginx, with configurations of their own."""
+"""Web servers as people have them in front, those of Debian, with configurations of their own."""
 
 from __future__ import annotations
 
@@ -14,23 +14,76 @@ from .deployment import free_port, wait_for
 from .toolchain import say, work_directory
 
 # What Debian calls the package, and where the program lies in it.
-PACKAGES = {"caddy": "usr/bin/caddy", "nginx": "usr/sbin/nginx"}
+PACKAGES = {
+    "caddy": "usr/bin/caddy",
+    "nginx": "usr/sbin/nginx",
+    "haproxy": "usr/sbin/haproxy",
+    "apache2-bin": "usr/sbin/apache2",
+}
 
 
 def program(name: str) -> Path:
     """The machine's own, or the one of Debian's package, unpacked: installing it would start a service."""
-    inside = PACKAGES[name]
+    inside = Path(PACKAGES[name])
     path = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
-    if found := shutil.which(name, path=path):
+    if found := shutil.which(inside.name, path=path):
         return Path(found)
     directory = work_directory() / "packages" / name
-    if not (directory / inside).exists():
+    unpacked = directory / inside
+    if not unpacked.exists():
         say(f"fetching Debian's {name}")
-        directory.mkdir(parents=True, exist_ok=True)
-        fetch(name, directory)
-        package = next(directory.glob("*.deb"))
-        subprocess.run(["dpkg-deb", "--extract", str(package), str(directory)], check=True)
-    return directory / inside
+        # Who looks meanwhile finds all of it or nothing.
+        making = directory.with_name(f"{name}.{os.getpid()}")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        unpack_with_libraries(name, making, making / inside)
+        shutil.rmtree(directory, ignore_errors=True)
+        making.rename(directory)
+    return unpacked
+
+
+def unpack_with_libraries(name: str, directory: Path, unpacked: Path) -> None:
+    """Libraries that the machine lacks lie beside the program, as those of its package would."""
+    wanted, known = unpack(name, directory), {name}
+    while lacks_libraries(unpacked):
+        missing = [library for library in wanted if library not in known and not is_installed(library)]
+        if not missing:
+            raise RuntimeError(f"this test needs {name}; install it:\n  sudo apt-get install {name}")
+        known.update(missing)
+        wanted = [found for library in missing for found in unpack(library, directory)]
+
+
+def unpack(name: str, directory: Path) -> list[str]:
+    """The libraries that a package needs."""
+    fetch(name, directory)
+    package = next(directory.glob(f"{name}_*.deb"))
+    subprocess.run(["dpkg-deb", "--extract", str(package), str(directory)], check=True)
+    asked = ["dpkg-deb", "--field", str(package), "Depends"]
+    depends = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    # Of alternatives the first is Debian's own choice.
+    names = [choice.split()[0].partition(":")[0] for choice in depends.split(",")]
+    return [found for found in names if found.startswith("lib")]
+
+
+def is_installed(name: str) -> bool:
+    asked = ["dpkg-query", "--show", "--showformat", "${db:Status-Status}", name]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout == "installed"
+
+
+def lacks_libraries(unpacked: Path) -> bool:
+    asked = subprocess.run(
+        ["ldd", str(unpacked)], capture_output=True, text=True, env=with_libraries(unpacked), check=False
+    )
+    return "not found" in asked.stdout
+
+
+def with_libraries(unpacked: Path) -> dict[str, str]:
+    """The environment in which a program finds the libraries that were unpacked beside it."""
+    environment = dict(os.environ)
+    if unpacked.is_relative_to(work_directory()):
+        beside = unpacked.parents[2].glob("usr/lib/*-linux-gnu*")
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(map(str, beside))
+    return environment
 
 
 def fetch(name: str, directory: Path) -> None:
@@ -54,8 +107,8 @@ class Front:
 
     def start(self, command: list[str], ports: list[int]) -> None:
         output = self.directory / "output"
-        environment = {**os.environ, "HOME": str(self.directory), "XDG_DATA_HOME": str(self.directory)}
-        environment["XDG_CONFIG_HOME"] = str(self.directory)
+        environment = with_libraries(Path(command[0]))
+        environment.update(dict.fromkeys(["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"], str(self.directory)))
         with output.open("wb") as out:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment

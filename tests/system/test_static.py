@@ -53,6 +53,7 @@ VERBS = [
     "--help",
     "check",
     "config show",
+    "front nginx",
     "schema",
     "version",
     "completions bash",

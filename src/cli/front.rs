@@ -1,0 +1,36 @@
+//! The verb for the web server in front; it needs no daemon.
+
+use std::path::Path;
+
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
+
+use crate::host::toml;
+use crate::host::toml::Unusable;
+use crate::render::front;
+use crate::render::front::Server;
+
+use super::Exit;
+use super::config;
+use super::output;
+
+/// Takes the name of a web server.
+pub(super) fn servers() -> impl TypedValueParser<Value = Server> {
+    PossibleValuesParser::new(Server::ALL.map(Server::name))
+        .try_map(|name| Server::ALL.into_iter().find(|server| server.name() == name).ok_or("unknown"))
+}
+
+/// Prints a configuration for a web server.
+pub(super) fn print(path: &Path, server: Server, federation_port: bool) -> Exit {
+    let loaded = match toml::load(path, None) {
+        Ok(loaded) => loaded,
+        Err(unusable) => return config::refuse(&unusable),
+    };
+    match front::front(&loaded.parsed, server, federation_port) {
+        Ok(text) => {
+            output::line(text.trim_end());
+            Exit::Done
+        }
+        Err(problem) => config::refuse(&Unusable::Problems(loaded.document, vec![problem])),
+    }
+}
