@@ -157,18 +157,31 @@ pub(super) fn make(builder: &Builder<'_>, recipe: &Recipe, state: &Path) -> Step
     Ok(())
 }
 
+/// Whether requests would go to a process that fails them. What another version has or lacks beside that goes to main.
 fn routes(target: &Config, users: &Users, wish: &Wish) -> Step<()> {
-    match super::routes::compared(target, users) {
-        Ok(said) => fact("routes", &said),
-        Err(why) if wish.anyway => fact("routes", &why),
-        Err(why) => {
-            return Err(refused(&format!(
-                "nothing was changed: {why}\n  \
-                 look for a newer synvisor, or go on with --anyway: what is listed above may fail"
-            )));
+    let why = match super::routes::compared(target, users) {
+        Ok((count, findings)) => {
+            let failing: Vec<_> = findings.iter().filter(|finding| finding.fails()).collect();
+            if failing.is_empty() {
+                let others = match findings.len() {
+                    0 => String::new(),
+                    others => format!(", {others} not by a rule of their own"),
+                };
+                fact("routes", &format!("all {count} endpoints go where they are answered{others}"));
+                return Ok(());
+            }
+            failing.iter().for_each(output::problem);
+            format!("{} of what it answers goes to a process that does not answer it", failing.len())
         }
+        Err(why) => why,
+    };
+    if wish.anyway {
+        fact("routes", &why);
+        return Ok(());
     }
-    Ok(())
+    Err(refused(&format!(
+        "nothing was changed: {why}\n  look for a newer synvisor, or go on with --anyway: what is listed above may fail"
+    )))
 }
 
 /// Whether the new Synapse can use the database, and whether there is a way back then.
