@@ -1,7 +1,7 @@
 """Prints what a database says of itself, and what others see of a homeserver, as JSON.
 
-Standard input is a JSON object: `connection` (what psycopg2 connects with), `server_name`, `public_baseurl`, and
-`forged`, an address that the request claims to come for.
+Standard input is a JSON object: `connection` (what psycopg2 connects with), `server_name`, `public_baseurl`,
+and `forged`, an address that the request claims to come for.
 """
 
 import http.client

@@ -1,4 +1,4 @@
-"""Prints which schemas of the database the Synapse of this virtualenv can use, and which one the database has.
+"""Prints which schemas the Synapse of this virtualenv can use, and which one the database has.
 
 Standard input is a JSON object: what psycopg2 connects with, or null.
 """
@@ -25,7 +25,7 @@ if connection is not None:
 
         version = number("schema_version", "version")
         if version is not None:
-            # Databases from before Synapse 1.33 have no second table, and what is in them is as old as the first says.
+            # Databases from before Synapse 1.33 have no second table.
             facts["database"] = {
                 "version": version,
                 "oldest_code": number("schema_compat_version", "compat_version") or 0,
