@@ -15,12 +15,16 @@ use crate::run::Launch;
 use crate::topology::UnitName;
 use crate::wire::OrderRequest;
 
+mod administration;
+mod ask;
 mod commands;
 mod config;
 mod daemon;
 mod documents;
 mod output;
+mod registration_tokens;
 mod routes;
+mod users;
 
 /// What a command ends with, from sysexits.h where it has a word for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +162,16 @@ enum Verb {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
+    /// Add users, change them, list them; for root and synvisor's own user.
+    User {
+        #[command(subcommand)]
+        verb: users::UserVerb,
+    },
+    /// Make, list and delete tokens for registration; for root and synvisor's own user.
+    RegisterToken {
+        #[command(subcommand)]
+        verb: registration_tokens::TokenVerb,
+    },
     /// Print the JSON schema of the configuration, for editors.
     Schema,
     /// Print what a shell needs to complete a command line of synvisor.
@@ -256,6 +270,10 @@ pub fn main() -> ExitCode {
         Verb::Routes { verify: true } => routes::verify(&path),
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
+        Verb::User { verb } => users::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb),
+        Verb::RegisterToken { verb } => {
+            registration_tokens::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb)
+        }
         Verb::Schema => config::schema(),
         Verb::Completions { shell } => documents::completions(Arguments::command(), shell),
         Verb::Man { directory } => documents::man(Arguments::command(), &directory),
@@ -285,5 +303,16 @@ impl From<Units> for OrderRequest {
             all: units.all,
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_one() {
+        // Mutation: a group of arguments that is called like its verb: seen red.
+        Arguments::command().debug_assert();
     }
 }
