@@ -153,6 +153,14 @@ impl Admin {
 
     /// What proves to Synapse that we may register anybody.
     fn shared_secret(&self) -> Result<String, AdminError> {
-        Ok(secrets::registration_shared_secret(&self.config, &self.credentials)?)
+        let secret = secrets::registration_shared_secret(&self.config, &self.credentials);
+        secret.map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                return AdminError::Failed(format!(
+                    "{error}\n  unless [secrets] names it, it is made when the service starts: systemctl restart synvisor"
+                ));
+            }
+            error.into()
+        })
     }
 }
