@@ -31,13 +31,16 @@ minimum_length = 8
 require_digit = true
 """
 LONG = "correct horse 1"
+# A room that is made only by the test of it.
+LOBBY = 'auto_join_rooms = ["#lobby:users.example"]\nautocreate_auto_join_rooms = false\n'
 # Each page of Synapse's list has a hundred.
 MANY = 101
 
 
 @pytest.fixture(scope="module")
 def home() -> Iterator[Deployment]:
-    with deployed("generic = 1", synapse=CHEAP + POLICY, admin=True) as deployment:
+    settings = LOBBY + CHEAP + POLICY
+    with deployed("generic = 1", synapse=settings, server_name="users.example", admin=True) as deployment:
         yield deployment
 
 
@@ -62,8 +65,9 @@ def refused(home: Deployment, code: int, *arguments: str, given: str | None = No
     return done.stderr
 
 
-def add(home: Deployment, name: str, *flags: str, password: str = LONG) -> None:
-    run(home, "user", "add", name, "--password-stdin", *flags, given=password + "\n")
+def add(home: Deployment, name: str, *flags: str) -> str:
+    run(home, "user", "add", name, "--password-stdin", *flags, given=LONG + "\n")
+    return name
 
 
 def listed(home: Deployment, *flags: str) -> dict[str, dict[str, Any]]:
@@ -344,15 +348,21 @@ def test_a_token_that_is_refused_is_replaced_and_the_account_stays(home: Deploym
 
 
 def test_an_account_that_is_lost_has_a_successor(home: Deployment) -> None:
-    # Mutation: only one name tried: seen red.
+    # Mutations, each seen red: only one name tried; rooms not left.
     add(home, "synvisor-admin-2")
+    host = log_in(home, "synvisor-admin-2")
+    lobby = host.create_room(preset="public_chat", room_alias_name="lobby")
     run(home, "user", "deactivate", "synvisor-admin", "--yes")
     # The second name is somebody's, who stays what it was.
     everybody = listed(home)
     assert not everybody["@synvisor-admin-2"]["admin"]
-    log_in(home, "synvisor-admin-2")
+    assert is_logged_in(host)
     assert "@synvisor-admin-3" not in everybody
     assert listed(home, "--all")["@synvisor-admin-3"]["admin"]
+    # Every new user comes to the lobby; this one does not stay.
+    guest = log_in(home, add(home, "guest"))
+    members = host.call("GET", f"/_matrix/client/v3/rooms/{quote(lobby)}/joined_members")["joined"]
+    assert members.keys() == {host.user, guest.user}
 
 
 def test_who_asks_while_main_restarts_waits(home: Deployment) -> None:
