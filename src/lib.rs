@@ -13,6 +13,7 @@ pub mod topology;
 pub mod wire;
 
 // Shell: everything that touches the machine.
+pub mod admin;
 pub mod cli;
 pub mod control;
 pub mod forkserver;

@@ -267,13 +267,7 @@ fn with_daemon<T>(
 
 fn explain(error: ControlError, socket: &str) -> Exit {
     match error {
-        ControlError::NotRunning => {
-            output::problem(format!(
-                "synvisor is not running: nobody answers on {socket}\n  \
-                 start it with: systemctl start synvisor, or synvisor supervise --config FILE"
-            ));
-            Exit::NotRunning
-        }
+        ControlError::NotRunning => not_running(socket),
         ControlError::NotPermitted(why) => {
             output::problem(format!(
                 "{socket} does not let you in: {why}\n  use root, synvisor's own user, or a member of the group synvisor"
@@ -292,7 +286,15 @@ fn explain(error: ControlError, socket: &str) -> Exit {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) -> Exit {
+pub(super) fn not_running(socket: &str) -> Exit {
+    output::problem(format!(
+        "synvisor is not running: nobody answers on {socket}\n  \
+         start it with: systemctl start synvisor, or synvisor supervise --config FILE"
+    ));
+    Exit::NotRunning
+}
+
+pub(super) fn print_json(value: &impl serde::Serialize) -> Exit {
     match serde_json::to_string_pretty(value) {
         Ok(text) => {
             output::line(text);
@@ -302,7 +304,7 @@ fn print_json(value: &impl serde::Serialize) -> Exit {
     }
 }
 
-fn fail(why: &str) -> Exit {
+pub(super) fn fail(why: &str) -> Exit {
     output::problem(why);
     Exit::Failed
 }

@@ -17,6 +17,8 @@ use crate::run::Launch;
 use crate::topology::UnitName;
 use crate::wire::OrderRequest;
 
+mod administration;
+mod ask;
 mod commands;
 mod config;
 mod daemon;
@@ -26,8 +28,10 @@ mod front;
 mod init;
 mod output;
 mod progress;
+mod registration_tokens;
 mod routes;
 mod upgrade;
+mod users;
 
 /// What a command ends with, from sysexits.h where it has a word for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +210,16 @@ enum Verb {
         #[arg(long)]
         federation_port: bool,
     },
+    /// Add users, change them, list them; for root and synvisor's own user.
+    User {
+        #[command(subcommand)]
+        verb: users::UserVerb,
+    },
+    /// Make, list and delete tokens for registration; for root and synvisor's own user.
+    RegisterToken {
+        #[command(subcommand)]
+        verb: registration_tokens::TokenVerb,
+    },
     /// Print the JSON schema of the configuration, for editors.
     Schema,
     /// Print what a shell needs to complete a command line of synvisor.
@@ -338,6 +352,10 @@ pub fn main() -> ExitCode {
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
         Verb::Front { server, federation_port } => front::print(&path, server, federation_port),
+        Verb::User { verb } => users::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb),
+        Verb::RegisterToken { verb } => {
+            registration_tokens::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb)
+        }
         Verb::Schema => config::schema(),
         Verb::Completions { shell } => documents::completions(Arguments::command(), shell),
         Verb::Man { directory } => documents::man(Arguments::command(), &directory),
@@ -367,5 +385,16 @@ impl From<Units> for OrderRequest {
             all: units.all,
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_one() {
+        // Mutation: a group of arguments that is called like its verb: seen red.
+        Arguments::command().debug_assert();
     }
 }

@@ -121,6 +121,14 @@ impl Layout {
     pub fn secrets(&self) -> PathBuf {
         self.state.join("secrets")
     }
+    /// The access token of synvisor's own account.
+    pub fn admin_token(&self) -> PathBuf {
+        self.secrets().join("admin_access_token")
+    }
+    /// What one command line holds that makes that account.
+    pub fn admin_lock(&self) -> PathBuf {
+        self.state.join("admin.lock")
+    }
     pub fn temporary(&self) -> PathBuf {
         self.state.join("tmp")
     }

@@ -341,6 +341,18 @@ pub fn contents(file: &File, most: u64) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&held).into_owned())
 }
 
+/// Reads a text file at this very path: a link there, which another user may have put in its place, is an error.
+pub fn read_itself(path: &Path) -> Result<String, FsError> {
+    let mut text = String::new();
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .map_err(at("read", path))?;
+    Ok(text)
+}
+
 /// Reads a text file that nobody but our own user may have written.
 pub fn read_own(path: &Path) -> Result<String, FsError> {
     let read = || -> io::Result<String> {
@@ -525,7 +537,7 @@ mod tests {
 
     #[test]
     fn links_are_not_followed_where_an_owner_could_have_put_them() {
-        // Mutation: O_NOFOLLOW left out of each of the four: seen red.
+        // Mutation: O_NOFOLLOW left out of each of the five: seen red.
         let dir = tempfile::tempdir().unwrap();
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
         let me = User {
@@ -540,6 +552,10 @@ mod tests {
         replace(&kept, b"", 0o600, None).unwrap();
         clear(&link).unwrap_err();
         assert!(kept.exists());
+        let second = dir.path().join("second");
+        std::os::unix::fs::symlink(&kept, &second).unwrap();
+        assert_eq!(read_itself(&kept).unwrap(), "");
+        read_itself(&second).unwrap_err();
         clear(&target).unwrap();
         assert!(!kept.exists());
         std::fs::remove_file(&link).unwrap();
