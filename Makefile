@@ -71,18 +71,23 @@ STATIC := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=
 	$(CARGO) build --release --locked --target $(HOST)
 BUILT = target/$(HOST)/release/synvisor
 
+# What changes the program; it takes minutes to build.
+SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src config -type f)
+
 # Beside it one whose state has another version, to upgrade to and to return from.
-next:
+next: target/next/synvisor
+target/next/synvisor: $(SOURCES)
 	$(STATIC) --features next-state
 	@mkdir -p target/next
-	@strip -o target/next/synvisor $(BUILT)
+	@strip -o $@ $(BUILT)
 
-static:
+static: target/static/synvisor
+target/static/synvisor: $(SOURCES)
 	$(STATIC)
 	@mkdir -p target/static
 	@cp $(BUILT) target/static/unstripped
-	@strip -o target/static/synvisor $(BUILT)
-	@echo "target/static/synvisor has $$(stat -c %s target/static/synvisor) bytes"
+	@strip -o $@ $(BUILT)
+	@echo "$@ has $$(stat -c %s $@) bytes"
 
 # Whatever a package brings beside the program.
 package: static
@@ -112,13 +117,18 @@ rpm: package target/tools/bin/cargo-generate-rpm
 	@rm -f target/package/*.rpm
 	@target/tools/bin/cargo-generate-rpm --payload-compress gzip --output target/package/
 
+PYTEST = SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest
+# What mostly waits, two files at a time.
+BESIDE := -n 2 --dist loadfile
+
 e2e: venv next static
-	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
-		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest tests/forkserver tests/e2e
+	$(PYTEST) $(BESIDE) tests/forkserver
+	$(PYTEST) $(BESIDE) -m "not alone" tests/e2e
+	$(PYTEST) -m alone tests/e2e
 
 test-system: venv next deb rpm
-	SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
-		"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -x tests/system
+	$(PYTEST) -x tests/system
 
 MINUTES ?= 10
 

@@ -4,6 +4,7 @@
 
 // Pure core: no file, socket, clock, thread, randomness or environment.
 pub mod config;
+pub mod doctor;
 pub mod plan;
 pub mod render;
 pub mod route;
@@ -12,6 +13,7 @@ pub mod topology;
 pub mod wire;
 
 // Shell: everything that touches the machine.
+pub mod admin;
 pub mod cli;
 pub mod control;
 pub mod forkserver;

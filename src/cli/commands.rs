@@ -226,13 +226,28 @@ fn tell(config: &Path, path: &str, body: &impl serde::Serialize) -> Exit {
     }
 }
 
-fn ask<T: serde::de::DeserializeOwned>(
+pub(super) fn ask<T: serde::de::DeserializeOwned>(
     config: &Path,
     method: Method,
     path: &str,
     body: &impl serde::Serialize,
 ) -> Result<T, Exit> {
     with_daemon(config, async |socket| client::ask(&socket, method, path, body).await)
+}
+
+/// Whether a daemon answers.
+///
+/// # Errors
+/// It does not let us in, or is broken; that was said.
+pub(super) fn is_running(config: &Path) -> Result<bool, Exit> {
+    let run = toml::run_dir(config).map_err(|unusable| super::config::refuse(&unusable))?;
+    let socket = layout::control_socket(&run);
+    match block_on(client::ask::<String>(&socket, Method::GET, "/v1/version", &())) {
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(ControlError::NotRunning)) => Ok(false),
+        Ok(Err(error)) => Err(explain(error, &socket.display().to_string())),
+        Err(error) => Err(fail(&error.to_string())),
+    }
 }
 
 /// Runs a conversation with the daemon of a configuration.
@@ -252,13 +267,7 @@ fn with_daemon<T>(
 
 fn explain(error: ControlError, socket: &str) -> Exit {
     match error {
-        ControlError::NotRunning => {
-            output::problem(format!(
-                "synvisor is not running: nobody answers on {socket}\n  \
-                 start it with: systemctl start synvisor, or synvisor supervise --config FILE"
-            ));
-            Exit::NotRunning
-        }
+        ControlError::NotRunning => not_running(socket),
         ControlError::NotPermitted(why) => {
             output::problem(format!(
                 "{socket} does not let you in: {why}\n  use root, synvisor's own user, or a member of the group synvisor"
@@ -277,7 +286,15 @@ fn explain(error: ControlError, socket: &str) -> Exit {
     }
 }
 
-fn print_json(value: &impl serde::Serialize) -> Exit {
+pub(super) fn not_running(socket: &str) -> Exit {
+    output::problem(format!(
+        "synvisor is not running: nobody answers on {socket}\n  \
+         start it with: systemctl start synvisor, or synvisor supervise --config FILE"
+    ));
+    Exit::NotRunning
+}
+
+pub(super) fn print_json(value: &impl serde::Serialize) -> Exit {
     match serde_json::to_string_pretty(value) {
         Ok(text) => {
             output::line(text);
@@ -287,12 +304,12 @@ fn print_json(value: &impl serde::Serialize) -> Exit {
     }
 }
 
-fn fail(why: &str) -> Exit {
+pub(super) fn fail(why: &str) -> Exit {
     output::problem(why);
     Exit::Failed
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(future))
 }

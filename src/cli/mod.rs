@@ -8,6 +8,7 @@ use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 
+use crate::host::builder::Means;
 use crate::observe;
 use crate::render::front::Server;
 use crate::run::After;
@@ -16,13 +17,21 @@ use crate::run::Launch;
 use crate::topology::UnitName;
 use crate::wire::OrderRequest;
 
+mod administration;
+mod ask;
 mod commands;
 mod config;
 mod daemon;
+mod doctor;
 mod documents;
 mod front;
+mod init;
 mod output;
+mod progress;
+mod registration_tokens;
 mod routes;
+mod upgrade;
+mod users;
 
 /// What a command ends with, from sysexits.h where it has a word for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +84,39 @@ enum Verb {
     /// Have the synvisor that is installed now take the place of the one that runs, while the homeserver serves on: nothing of
     /// Synapse is restarted.
     SelfUpgrade,
+    /// Set up a homeserver: ask what has to be known, write the configuration, make database, secrets and the virtualenv with
+    /// Synapse, and say what comes next. Keeps whatever is there; a second run does what is missing.
+    Init {
+        #[command(flatten)]
+        answers: init::Answers,
+        #[command(flatten)]
+        means: MeansArguments,
+    },
+    /// Have another version of Synapse take the place of the one that runs. It is made beside that one and looked at first: its
+    /// routes, the database's schema, the configuration. Requests wait meanwhile; what does not come up is undone.
+    Upgrade {
+        /// The newest one that there is, if none is said. An older one is taken up alike.
+        #[arg(conflicts_with = "rollback")]
+        version: Option<String>,
+        /// Return to the version before.
+        #[arg(long)]
+        rollback: bool,
+        /// Go on where there is no way back, or where Synapse answers something that the routing table does not know.
+        #[arg(long)]
+        anyway: bool,
+        #[command(flatten)]
+        means: MeansArguments,
+    },
+    /// Look for what goes wrong in practice, on this machine and as others see it, and say what to do. Exits with 1 if something
+    /// is wrong.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Ask nothing by way of the public address.
+        #[arg(long)]
+        offline: bool,
+    },
     /// Show every unit and how it is.
     Status {
         /// Print JSON.
@@ -168,6 +210,16 @@ enum Verb {
         #[arg(long)]
         federation_port: bool,
     },
+    /// Add users, change them, list them; for root and synvisor's own user.
+    User {
+        #[command(subcommand)]
+        verb: users::UserVerb,
+    },
+    /// Make, list and delete tokens for registration; for root and synvisor's own user.
+    RegisterToken {
+        #[command(subcommand)]
+        verb: registration_tokens::TokenVerb,
+    },
     /// Print the JSON schema of the configuration, for editors.
     Schema,
     /// Print what a shell needs to complete a command line of synvisor.
@@ -192,6 +244,32 @@ enum ConfigVerb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// How a virtualenv is made.
+#[derive(Debug, clap::Args)]
+struct MeansArguments {
+    /// The Python to make it with; the system's own, or the newest, if none is said.
+    #[arg(long, value_name = "PROGRAM")]
+    python: Option<PathBuf>,
+    /// Download nothing: everything is in this directory.
+    #[arg(long, value_name = "DIR")]
+    wheels: Option<PathBuf>,
+    /// Install exactly what this file of requirements says, with hashes.
+    #[arg(long, value_name = "FILE")]
+    lock: Option<PathBuf>,
+}
+
+impl MeansArguments {
+    fn means(self) -> Means {
+        let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+        Means {
+            python: self.python,
+            wheels: self.wheels.map(absolute),
+            lock: self.lock.map(absolute),
+            ..Means::of(std::env::vars_os())
+        }
+    }
 }
 
 /// Which units an order is for.
@@ -246,6 +324,13 @@ pub fn main() -> ExitCode {
             observe::start(None, false);
             daemon::router(router)
         }
+        Verb::Init { answers, means } => init::init(&path, &answers, &means.means()),
+        Verb::Upgrade { version, rollback, anyway, means } => {
+            upgrade::upgrade(&path, &upgrade::Wish { version, rollback, anyway }, &means.means())
+        }
+        Verb::Doctor { json, offline } => {
+            doctor::doctor(&path, json, offline, Means::of(std::env::vars_os()))
+        }
         Verb::Status { json } => commands::status(&path, json),
         Verb::Start(units) => commands::order(&path, "start", units.into()),
         Verb::Stop(units) => commands::order(&path, "stop", units.into()),
@@ -267,6 +352,10 @@ pub fn main() -> ExitCode {
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
         Verb::Front { server, federation_port } => front::print(&path, server, federation_port),
+        Verb::User { verb } => users::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb),
+        Verb::RegisterToken { verb } => {
+            registration_tokens::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb)
+        }
         Verb::Schema => config::schema(),
         Verb::Completions { shell } => documents::completions(Arguments::command(), shell),
         Verb::Man { directory } => documents::man(Arguments::command(), &directory),
@@ -296,5 +385,16 @@ impl From<Units> for OrderRequest {
             all: units.all,
             ..Self::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_one() {
+        // Mutation: a group of arguments that is called like its verb: seen red.
+        Arguments::command().debug_assert();
     }
 }

@@ -6,12 +6,18 @@ use std::fmt::Display;
 use std::io;
 use std::io::Write;
 
+use unicode_width::UnicodeWidthStr;
+
+use crate::admin::Account;
+use crate::admin::RegistrationToken;
 use crate::wire::Generation;
 use crate::wire::GenerationResult;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
 use crate::wire::UnitReport;
 use crate::wire::UnitSummary;
+
+use super::Exit;
 
 /// A result, on standard output.
 pub(super) fn line(text: impl Display) {
@@ -21,6 +27,17 @@ pub(super) fn line(text: impl Display) {
 /// A problem, on standard error.
 pub(super) fn problem(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// One of the things that a longer command has done or found.
+pub(super) fn fact(what: &str, text: &str) {
+    line(format!("  {what:13}  {text}"));
+}
+
+/// Says why a command ends without having done what it was to do.
+pub(super) fn refused(why: &str) -> Exit {
+    problem(why);
+    Exit::Failed
 }
 
 /// Problems as they were printed; nothing if there are none.
@@ -131,6 +148,62 @@ pub(super) fn generations(generations: &[Generation]) -> String {
     text
 }
 
+/// The table of `user list`.
+pub(super) fn users(users: &[Account]) -> String {
+    let row = |user: &Account| {
+        let state = match user {
+            Account { erased: true, .. } => "erased",
+            Account { deactivated: true, .. } => "deactivated",
+            Account { locked: true, .. } => "locked",
+            Account { is_guest: true, .. } => "guest",
+            Account { .. } => "active",
+        };
+        let made = user.creation_ts.map_or_else(|| "-".to_owned(), |at| moment(at / 1_000));
+        let role = if user.admin { "admin" } else { "user" };
+        let shown = harmless(user.displayname.as_deref().unwrap_or_default());
+        [harmless(&user.name), role.to_owned(), state.to_owned(), made, shown]
+    };
+    table(["USER", "ROLE", "STATE", "SINCE", "SHOWN AS"], users.iter().map(row).collect())
+}
+
+/// The table of `register-token list`.
+pub(super) fn registration_tokens(tokens: &[RegistrationToken], shown: bool) -> String {
+    let row = |token: &RegistrationToken| {
+        let allowed = token.uses_allowed.map_or_else(|| "any".to_owned(), |uses| uses.to_string());
+        let expires = token.expiry_time.map_or_else(|| "never".to_owned(), |at| moment(at / 1_000));
+        let secret = if shown { token.token.clone() } else { String::new() };
+        [token.name(), allowed, token.completed.to_string(), token.pending.to_string(), expires, secret]
+    };
+    let last = if shown { "TOKEN" } else { "" };
+    table(["NAME", "USES", "DONE", "PENDING", "EXPIRES", last], tokens.iter().map(row).collect())
+}
+
+/// Columns as wide as what is in them.
+fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> String {
+    let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let widest = rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', widest - cell.width() + 2));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// What somebody else has written, without signs that would steer a terminal or turn the line around.
+fn harmless(text: &str) -> String {
+    let steers = |sign: char| {
+        sign.is_control()
+            || matches!(sign, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|sign| if steers(sign) { '\u{fffd}' } else { sign }).collect()
+}
+
 /// Seconds since 1970 as date and time.
 fn moment(at: u64) -> String {
     let at = i64::try_from(at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok()).unwrap_or_default();
@@ -188,5 +261,31 @@ main       main       ready           12     1 min         0
 generic-1  generic-1  backoff          -     1 min         0  exit status 1
 ";
         assert_eq!(status(&report), expected);
+    }
+    #[test]
+    fn users_are_a_table_that_no_display_name_breaks() {
+        let user = |name: &str, displayname: Option<&str>| Account {
+            name: name.to_owned(),
+            displayname: displayname.map(str::to_owned),
+            admin: displayname.is_none(),
+            deactivated: displayname.is_none(),
+            erased: false,
+            locked: false,
+            is_guest: false,
+            user_type: None,
+            creation_ts: Some(1_700_000_000_000),
+        };
+        let expected = "\
+USER      ROLE   STATE        SINCE                    SHOWN AS
+@a:b.c    user   active       2023-11-14 22:13:20 UTC  Al\u{fffd}[2Jice \u{fffd}x
+@bc:d.ef  admin  deactivated  2023-11-14 22:13:20 UTC
+@\u{4f60}:b.c   user   active       2023-11-14 22:13:20 UTC  you
+";
+        let all = [
+            user("@a:b.c", Some("Al\u{1b}[2Jice \u{202e}x")),
+            user("@bc:d.ef", None),
+            user("@\u{4f60}:b.c", Some("you")),
+        ];
+        assert_eq!(users(&all), expected);
     }
 }

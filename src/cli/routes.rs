@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use crate::config::Config;
 use crate::host::layout::Users;
 use crate::host::servlets;
 use crate::host::toml;
 use crate::route;
 use crate::route::RouteTable;
 use crate::route::Rules;
+use crate::route::verify::Finding;
 use crate::route::verify::compare;
 use crate::sys::fs;
 use crate::topology::Topology;
@@ -68,28 +70,32 @@ pub(super) fn verify(path: &Path) -> Exit {
     };
     // As in service: a virtualenv is not run by root.
     let users = Users::of(&config).unwrap_or_default();
-    let endpoints = match servlets::registered(&config.python.venv, users.synapse.as_ref()) {
-        Ok(endpoints) => endpoints,
-        Err(why) => {
-            output::problem(why);
-            return Exit::Failed;
-        }
-    };
-    let findings = compare(Rules::get(), &endpoints);
     let venv = config.python.venv.display();
+    let (count, findings) = match compared(&config, &users) {
+        Ok(compared) => compared,
+        Err(why) => return output::refused(&why),
+    };
     if findings.is_empty() {
-        output::line(format!("{venv}: all {} endpoints go where they are answered", endpoints.len()));
+        output::line(format!("{venv}: all {count} endpoints go where they are answered"));
         return Exit::Done;
     }
     for finding in &findings {
         output::problem(finding);
     }
-    output::problem(format!(
+    output::refused(&format!(
         "{venv}: {} of what it answers is not as the table has it\n  \
          look for a newer synvisor, or report this with Synapse's version",
         findings.len()
-    ));
-    Exit::Failed
+    ))
+}
+
+/// Compares the table with what the Synapse of a configuration answers: how many endpoints it has, and what differs.
+///
+/// # Errors
+/// Synapse does not say what it answers.
+pub(super) fn compared(config: &Config, users: &Users) -> Result<(usize, Vec<Finding>), String> {
+    let endpoints = servlets::registered(&config.python.venv, users.synapse.as_ref())?;
+    Ok((endpoints.len(), compare(Rules::get(), &endpoints)))
 }
 
 fn with_table(path: &Path, say: impl FnOnce(&RouteTable, bool) -> String) -> Exit {

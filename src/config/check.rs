@@ -97,6 +97,17 @@ pub(super) fn base_url(text: &str) -> Result<String, Wrong> {
     Ok(format!("{}/", text.trim_end_matches('/')))
 }
 
+/// A version as PyPI has them: digits and dots, and a suffix like `rc1`.
+pub(super) fn version(text: &str) -> Result<String, Wrong> {
+    let starts = text.starts_with(|c: char| c.is_ascii_digit());
+    if starts && text.contains('.') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".+".contains(&b)) {
+        return Ok(text.to_owned());
+    }
+    let remedy =
+        "write one version, like \"1.163.2\"; `synvisor upgrade` finds the newest and writes it here";
+    Err(Wrong::new("is not a version of Synapse", remedy))
+}
+
 /// The name of a system user, as `useradd` takes it.
 pub(super) fn user_name(text: &str) -> Result<String, Wrong> {
     let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');

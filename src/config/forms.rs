@@ -51,6 +51,7 @@ pub(super) fn text(key: &Key, value: &DeValue<'_>) -> Result<String, Wrong> {
         | Form::Truth
         | Form::Number(..)
         | Form::Networks
+        | Form::Packages
         | Form::Environment
         | Form::Settings
         | Form::Table => unreachable!("{} is no text", key.name),
@@ -100,6 +101,22 @@ pub(super) fn networks(key: &Key, value: &DeValue<'_>) -> Result<Vec<IpNet>, Wro
         })
     };
     array.iter().map(|entry| network(entry.get_ref())).collect()
+}
+
+/// Packages as pip takes them: no option, and nothing that is installed from elsewhere than it says.
+pub(super) fn packages(key: &Key, value: &DeValue<'_>) -> Result<Vec<String>, Wrong> {
+    let array = value.as_array().ok_or_else(|| not(key.name, LIST, value))?;
+    let package = |entry: &DeValue<'_>| {
+        let text = string(key, LIST, entry)?.trim();
+        let begins = text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        if begins && !text.contains(char::is_control) {
+            return Ok(text.to_owned());
+        }
+        let remedy =
+            "write a package and if need be its version, like \"synapse-s3-storage-provider==1.7.0\"";
+        Err(Wrong::new(format!("holds {text:?}, which is no package"), remedy))
+    };
+    array.iter().map(|entry| package(entry.get_ref())).collect()
 }
 
 /// Names and values of environment variables.

@@ -30,6 +30,8 @@ pub(super) enum Form {
     Number(RangeInclusive<i64>, &'static str),
     /// A list of networks or addresses.
     Networks,
+    /// A list of packages as pip takes them.
+    Packages,
     /// A table of strings: environment variables.
     Environment,
     /// A table of settings as in homeserver.yaml.
@@ -271,9 +273,18 @@ fn port() -> Form {
 
 /// `[python]`.
 pub(super) fn python() -> Table {
-    let venv =
-        key("venv", Form::Path, "The virtualenv that holds Synapse; venv in state_dir if nothing is said.");
-    Table::new("[python]", vec![venv])
+    let venv = "A virtualenv of your own that holds Synapse; venv in state_dir if nothing is said.";
+    let synapse = "The version of Synapse, in a virtualenv that `synvisor init` and `synvisor upgrade` make, in place of venv.";
+    let packages =
+        "What is installed there beside Synapse, as pip takes it: \"synapse-s3-storage-provider==1.7.0\".";
+    Table::new(
+        "[python]",
+        vec![
+            key("venv", Form::Path, venv),
+            key("synapse", Form::Text(check::version), synapse),
+            key("packages", Form::Packages, packages),
+        ],
+    )
 }
 
 /// `[[listen]]`.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 mod check;
 pub mod difference;
+pub mod edit;
 pub mod effective;
 mod forms;
 mod keys;
@@ -18,6 +19,7 @@ mod parse;
 mod presets;
 pub mod problem;
 mod reader;
+pub mod recipe;
 pub mod roles;
 pub mod schema;
 pub mod secret;
@@ -34,6 +36,8 @@ pub use keys::RUN_DIR;
 use effective::Effective;
 use ipnet::IpNet;
 use problem::Problem;
+use recipe::Recipe;
+use roles::Stream;
 use roles::WorkerKind;
 use secret::Secret;
 use secret::SecretSource;
@@ -49,6 +53,8 @@ pub struct Config {
     /// Whose word about clients is believed.
     pub trusted_proxies: Vec<IpNet>,
     pub workers: Workers,
+    /// Streams that the installed Synapse does not have: it would not start if it were told who writes them.
+    pub unknown_streams: BTreeSet<Stream>,
     pub database: Database,
     pub redis: Redis,
     pub python: Python,
@@ -69,26 +75,28 @@ impl Config {
         Self::parse_for(text, base, None)
     }
 
-    /// The same with the settings that the installed Synapse knows; without them those of Synapse 1.163 count.
+    /// The same for the Synapse that is installed; without one Synapse 1.163 counts.
     ///
     /// # Errors
     /// Every problem of the file, errors and warnings, at once.
-    pub fn parse_for(
-        text: &str,
-        base: &Path,
-        installed: Option<&BTreeSet<String>>,
-    ) -> Result<Parsed, Vec<Problem>> {
+    pub fn parse_for(text: &str, base: &Path, installed: Option<&Installed>) -> Result<Parsed, Vec<Problem>> {
         parse::parse(text, base, installed)
     }
 
     /// The virtualenv that a text names, whatever else is wrong with it.
     pub fn venv(text: &str, base: &Path) -> PathBuf {
         let (root, _) = toml::de::DeTable::parse_recoverable(text);
-        let named = |table: &str, key: &str| {
-            let table = root.get_ref().get(table)?.get_ref().as_table()?;
-            Some(base.join(table.get(key)?.get_ref().as_str()?))
-        };
-        named("python", "venv").unwrap_or_else(|| Self::state_dir(text, base).join(keys::VENV))
+        let value = |table: &str, key: &str| root.get_ref().get(table)?.get_ref().as_table()?.get(key);
+        let named = |table: &str, key: &str| value(table, key)?.get_ref().as_str();
+        let state = Self::state_dir(text, base);
+        if let Some(venv) = named("python", "venv") {
+            return base.join(venv);
+        }
+        let Some(version) = named("python", "synapse") else { return state.join(keys::VENV) };
+        let packages = value("python", "packages").and_then(|list| list.get_ref().as_array());
+        let packages = packages.into_iter().flatten().filter_map(|package| package.get_ref().as_str());
+        let embedded = |table: &str| named(table, "mode") == Some("embedded");
+        Recipe::new(version, packages, embedded("database"), embedded("redis")).venv(&state)
     }
 
     /// The state directory that a text names, whatever else is wrong with it.
@@ -123,6 +131,22 @@ impl Config {
     pub fn delegates_authentication(&self) -> bool {
         let service = self.synapse.get("matrix_authentication_service");
         service.and_then(|table| table.get("enabled")?.as_bool()).unwrap_or(false)
+    }
+}
+
+/// What the installed Synapse knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// Settings of homeserver.yaml.
+    pub settings: BTreeSet<String>,
+    /// Keys of `stream_writers`.
+    pub streams: BTreeSet<String>,
+}
+
+impl Installed {
+    /// Whether a stream can have a writer. One whose sources do not say so knows what 1.163 does.
+    pub fn has(&self, stream: Stream) -> bool {
+        self.streams.is_empty() || self.streams.contains(stream.key())
     }
 }
 
@@ -235,6 +259,8 @@ pub struct ExternalRedis {
 pub struct Python {
     /// The virtualenv that holds Synapse.
     pub venv: PathBuf,
+    /// What it is made of, where synvisor makes it.
+    pub recipe: Option<Recipe>,
 }
 
 /// One `[[listen]]`.
@@ -285,6 +311,8 @@ mod tests {
             "server_name = \"a.b\"",
             "server_name = \"a.b\"\n[supervisor]\nstate_dir = \"state\"",
             "server_name = \"a.b\"\n[python]\nvenv = \"../venv\"",
+            "server_name = \"a.b\"\n[python]\nsynapse = \"1.163.2\"",
+            "server_name = \"a.b\"\n[python]\nsynapse = \"1.163.2\"\npackages = [\"a\"]\n[redis]\nmode = \"embedded\"",
         ] {
             let parsed = Config::parse(text, Path::new("/etc/synvisor")).unwrap();
             assert_eq!(venv(text), parsed.config.python.venv);

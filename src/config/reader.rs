@@ -158,6 +158,14 @@ impl<'a, 'i> Reader<'a, 'i> {
         self.read(name, problems, |key, value| SecretSource::parse(forms::filled(key, value)?, base))
     }
 
+    pub(super) fn packages(
+        &mut self,
+        name: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Found<Vec<String>>> {
+        self.read(name, problems, forms::packages)
+    }
+
     pub(super) fn networks(
         &mut self,
         name: &'static str,

@@ -97,7 +97,9 @@ fn form(form: &Form) -> Schema {
         Form::Number(bounds, _) => {
             json_schema!({ "type": "integer", "minimum": bounds.start(), "maximum": bounds.end() })
         }
-        Form::Networks => json_schema!({ "type": "array", "items": { "type": "string", "minLength": 1 } }),
+        Form::Networks | Form::Packages => {
+            json_schema!({ "type": "array", "items": { "type": "string", "minLength": 1 } })
+        }
         Form::Environment => json_schema!({
             "type": "object",
             "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },

@@ -1,7 +1,6 @@
 //! Settings of homeserver.yaml: those that are passed through, those that are synvisor's business, and those that
 //! Synapse would take and then do something else.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -9,6 +8,7 @@ use toml::Table;
 use toml::Value;
 use toml::de::DeValue;
 
+use super::Installed;
 use super::check::Wrong;
 use super::forms;
 use super::problem::Problem;
@@ -82,7 +82,7 @@ pub(super) struct Settings {
 /// Reads a table of settings; what synvisor owns is a problem that names the right place.
 pub(super) fn read(
     reader: &Reader<'_, '_>,
-    installed: Option<&BTreeSet<String>>,
+    installed: Option<&Installed>,
     state_dir: &Path,
     base: &Path,
     problems: &mut Vec<Problem>,
@@ -95,7 +95,7 @@ pub(super) fn read(
             problems.push(Problem::error(key.span(), what, remedy));
             continue;
         }
-        if let Some(remedy) = settings::unknown(name, installed) {
+        if let Some(remedy) = settings::unknown(name, installed.map(|installed| &installed.settings)) {
             problems.push(Problem::warning(key.span(), format!("Synapse has no setting {name}"), remedy));
         }
         let mut plainer = Plainer { base, problems: &mut *problems, secrets: &mut settings.secrets };

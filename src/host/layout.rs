@@ -121,6 +121,14 @@ impl Layout {
     pub fn secrets(&self) -> PathBuf {
         self.state.join("secrets")
     }
+    /// The access token of synvisor's own account.
+    pub fn admin_token(&self) -> PathBuf {
+        self.secrets().join("admin_access_token")
+    }
+    /// What one command line holds that makes that account.
+    pub fn admin_lock(&self) -> PathBuf {
+        self.state.join("admin.lock")
+    }
     pub fn temporary(&self) -> PathBuf {
         self.state.join("tmp")
     }
@@ -148,25 +156,28 @@ impl Layout {
         self.run.join(format!("router-{}.sock", incarnation.0))
     }
 
+    /// Makes every directory of the state.
+    pub fn make_state(&self, users: &Users) -> Result<(), FsError> {
+        let synapse = users.synapse.as_ref();
+        fs::directory(&self.state, 0o750, synapse)?;
+        for private in
+            ["check", "config", "forkserver", "forkserver/synvisor", "secrets", "postgres", "redis", "tmp"]
+        {
+            fs::directory(&self.state.join(private), 0o700, synapse)?;
+        }
+        // Media may lie elsewhere, in a directory that the administrator has made for them.
+        let media = self.state.join("media_store");
+        if fs::link_target(&media).is_none() {
+            fs::directory(&media, 0o700, synapse)?;
+        }
+        fs::directory(&self.generations(), 0o700, None)?;
+        fs::directory(&self.logs(), 0o750, synapse)
+    }
+
     /// Makes every directory.
     pub fn make(&self, users: &Users) -> Result<(), FsError> {
         let synapse = users.synapse.as_ref();
-        fs::directory(&self.state, 0o750, synapse)?;
-        for private in [
-            "check",
-            "config",
-            "forkserver",
-            "forkserver/synvisor",
-            "secrets",
-            "postgres",
-            "redis",
-            "tmp",
-            "media_store",
-        ] {
-            fs::directory(&self.state.join(private), 0o700, synapse)?;
-        }
-        fs::directory(&self.generations(), 0o700, None)?;
-        fs::directory(&self.logs(), 0o750, synapse)?;
+        self.make_state(users)?;
         // The router must reach `client`, so the way to it is open; every other entry is closed itself.
         fs::directory(&self.run, 0o755, synapse)?;
         for private in ["private", "postgres", "redis"] {

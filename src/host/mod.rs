@@ -1,9 +1,15 @@
 //! What synvisor keeps on the machine's disk, and what it finds there.
 
+pub mod builder;
+pub mod checkup;
 pub mod database;
 pub mod digest;
 pub mod generations;
 pub mod layout;
+pub mod machine;
+pub mod media;
+pub mod provision;
+pub mod schema;
 pub mod secrets;
 pub mod servlets;
 pub mod settings;

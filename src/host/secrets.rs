@@ -1,11 +1,14 @@
 //! Secrets: those that are generated once and then only read, and those that the user keeps.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
+use crate::config::Config;
 use crate::config::Referred;
 use crate::config::Secrets;
 use crate::config::problem::Problem;
@@ -81,6 +84,29 @@ fn credential_remedy(name: &str) -> String {
     format!(
         "run systemctl edit synvisor.service, and write below [Service]:\nLoadCredential={name}:/etc/synvisor/{name}"
     )
+}
+
+/// Where systemd has the credentials of the service (systemd.exec(5)), for who is not started by it.
+const CREDENTIALS: &str = "/run/credentials/synvisor.service";
+
+/// The directory of systemd's credentials, which is said to the service alone.
+pub fn credentials(said: Option<&OsString>) -> PathBuf {
+    said.map_or_else(|| CREDENTIALS.into(), PathBuf::from)
+}
+
+/// What proves to Synapse that somebody may register users; `credentials` is the directory of systemd's credentials.
+///
+/// # Errors
+/// It cannot be read, mostly for want of permission.
+pub fn registration_shared_secret(config: &Config, credentials: &Path) -> Result<String, FsError> {
+    let secret = Secret::RegistrationSharedSecret;
+    let text = match config.secrets.files.get(&secret) {
+        // In a directory of Synapse's user, whom root does not follow elsewhere.
+        None => fs::read_itself(&secret.path(&config.supervisor.state_dir)),
+        Some(SecretSource::File(path)) => fs::read(path),
+        Some(SecretSource::Credential(name)) => fs::read(&credentials.join(name)),
+    };
+    Ok(text?.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 /// Why a secret is not for us alone, and what to do.

@@ -18,6 +18,7 @@ from unittest.mock import MagicMock, patch
 
 from synapse.api.auth.mas import MasDelegatedAuth
 from synapse.app import _base, generic_worker, homeserver
+from synapse.config import ConfigError
 from synapse.config.homeserver import HomeServerConfig
 from synapse.config.server import parse_listener_def
 from synapse.rest.media.media_repository_resource import MediaRepositoryResource
@@ -60,16 +61,15 @@ def variants() -> Iterator[tuple[str, dict[str, Any]]]:
     # Flags that exclude each other, or want settings of their own, are left to their defaults.
     wanted = {name: True for name in flags if name not in ("msc4108_enabled", "msc3861_enabled")}
     yield "experimental", {"experimental_features": {**wanted, "msc3983_appservice_otk_claims": True}}
-    mas = {"enabled": True, "endpoint": "http://mas.invalid/", "secret": "s"}
-    yield (
-        "mas",
-        {
-            "matrix_authentication_service": mas,
-            "password_config": {"enabled": False},
-            "enable_registration": False,
-            "experimental_features": {"msc4108_enabled": True, "msc4388_mode": "open"},
-        },
-    )
+    mas = {
+        "matrix_authentication_service": {"enabled": True, "endpoint": "http://mas.invalid/", "secret": "s"},
+        "password_config": {"enabled": False},
+        "enable_registration": False,
+    }
+    # What 1.163 calls open, versions before it called public.
+    modes = [{"msc4108_enabled": True, "msc4388_mode": mode} for mode in ("open", "public")]
+    understood = (features for features in modes if is_understood({**mas, "experimental_features": features}))
+    yield "mas", {**mas, "experimental_features": next(understood, {"msc4108_enabled": True})}
     sso = {
         "refreshable_access_token_lifetime": "5m",
         "login_via_existing_session": {"enabled": True},
@@ -98,6 +98,14 @@ def parsed(settings: dict[str, Any]) -> HomeServerConfig:
     with patch("synapse.config._base.Config.ensure_directory", lambda _self, path: path):
         config.parse_config_dict(settings, "/nonexistent", "/nonexistent")
     return config
+
+
+def is_understood(settings: dict[str, Any]) -> bool:
+    try:
+        parsed(copy.deepcopy({**BASE, **settings}))
+    except ConfigError:
+        return False
+    return True
 
 
 class Nothing(MagicMock):

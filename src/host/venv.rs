@@ -12,7 +12,7 @@ use crate::sys::users;
 use crate::sys::users::User;
 
 /// Synapse 1.163 wants at least this (its `Requires-Python`).
-const OLDEST_PYTHON: [u32; 2] = [3, 10];
+pub const OLDEST_PYTHON: (u32, u32) = (3, 10);
 
 /// What a virtualenv holds.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -32,8 +32,25 @@ pub fn interpreter(venv: &Path) -> PathBuf {
     venv.join("bin").join("python")
 }
 
-/// The version of Synapse that pip has written down in a virtualenv.
+/// What lies beside a virtualenv that is being made, or was when that was broken off.
+pub fn unfinished_mark(venv: &Path) -> PathBuf {
+    let mut mark = venv.as_os_str().to_owned();
+    mark.push(".unfinished");
+    mark.into()
+}
+
+/// Whether there is a virtualenv, all of it.
+pub fn is_complete(venv: &Path) -> bool {
+    interpreter(venv).exists() && !unfinished_mark(venv).exists()
+}
+
+/// The version of the Synapse that a virtualenv holds; none of one that is not complete.
 pub fn synapse_version(venv: &Path) -> Option<String> {
+    version_in(venv).filter(|_| is_complete(venv))
+}
+
+/// The version of Synapse that pip has written down in a virtualenv.
+pub fn version_in(venv: &Path) -> Option<String> {
     let libraries = fs::list(&venv.join("lib")).ok()?;
     let packages =
         libraries.iter().filter_map(|library| fs::list(&library.join("site-packages")).ok()).flatten();
@@ -55,9 +72,8 @@ pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
     let venv = &config.python.venv;
     let shown = venv.display();
     let python = interpreter(venv);
-    let create =
-        format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config));
-    if !python.exists() {
+    let create = remedy(config);
+    if !is_complete(venv) {
         return Err(format!(
             "there is no virtualenv at {shown} ([python] venv)\n  {}{create}",
             hidden_home(&python)
@@ -96,6 +112,17 @@ fn hidden_home(python: &Path) -> &'static str {
     }
 }
 
+/// How the virtualenv of a configuration comes to be.
+pub fn remedy(config: &Config) -> String {
+    let shown = config.python.venv.display();
+    match &config.python.recipe {
+        Some(recipe) => format!("make it with: synvisor upgrade {}", recipe.version),
+        None => {
+            format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config))
+        }
+    }
+}
+
 fn packages(config: &Config) -> String {
     let mut packages = "'matrix-synapse[postgres,redis]'".to_owned();
     if config.database.is_embedded() {
@@ -111,9 +138,9 @@ impl Venv {
     fn check(self, config: &Config) -> Result<Self, String> {
         let venv = config.python.venv.display();
         let install = |what: &str| format!("install it with: {venv}/bin/pip install {what}");
-        if self.python.get(..2).is_none_or(|version| version < &OLDEST_PYTHON[..]) {
+        let (major, minor) = OLDEST_PYTHON;
+        if self.python.get(..2).is_none_or(|version| version < &[major, minor][..]) {
             let version: Vec<String> = self.python.iter().map(u32::to_string).collect();
-            let [major, minor] = OLDEST_PYTHON;
             return Err(format!(
                 "Python {} in {venv} is too old: Synapse needs {major}.{minor} or newer\n  \
                  install a newer Python, then create the virtualenv anew with it",

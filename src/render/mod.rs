@@ -24,6 +24,8 @@ pub mod front;
 mod shared;
 mod yaml;
 
+pub use shared::connection;
+
 /// A file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {

@@ -47,7 +47,7 @@ pub(super) fn settings(config: &Config, topology: &Topology, secrets: &SecretVal
         settings.insert("redis".to_owned(), redis(config, secrets).into());
     }
     if topology.has_workers() {
-        settings.extend(roles(topology));
+        settings.extend(roles(config, topology));
     }
     settings
 }
@@ -56,27 +56,33 @@ pub(super) fn settings(config: &Config, topology: &Topology, secrets: &SecretVal
 pub(super) fn database(config: &Config, unit: &UnitSettings, secrets: &SecretValues) -> Table {
     let (least, most) = unit.pool();
     let mut args = table([("cp_min", i64::from(least).into()), ("cp_max", i64::from(most).into())]);
+    args.extend(connection(config, secrets));
+    table([("name", "psycopg2".into()), ("args", args.into())])
+}
+
+/// What psycopg2 connects with.
+pub fn connection(config: &Config, secrets: &SecretValues) -> Table {
     match &config.database {
-        Database::Embedded => args.extend(table([
+        Database::Embedded => table([
             ("host", path(&topology::postgres_socket_dir(config))),
             ("user", EMBEDDED_DATABASE.into()),
             ("dbname", EMBEDDED_DATABASE.into()),
-        ])),
+        ]),
         Database::External(external) => {
-            args.extend(table([
+            let mut settings = table([
                 ("host", external.host.clone().into()),
                 ("port", i64::from(external.port).into()),
                 ("user", external.user.clone().into()),
                 ("dbname", external.name.clone().into()),
-            ]));
+            ]);
             let password = external.password.as_ref().map(|source| secrets.get(source));
             let optional = [("password", password), ("sslmode", external.sslmode.as_deref())];
-            args.extend(
+            settings.extend(
                 optional.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?.into()))),
             );
+            settings
         }
     }
-    table([("name", "psycopg2".into()), ("args", args.into())])
 }
 
 fn redis(config: &Config, secrets: &SecretValues) -> Table {
@@ -96,7 +102,7 @@ fn redis(config: &Config, secrets: &SecretValues) -> Table {
 }
 
 /// Who does what. A key is left out where main does it, as is Synapse's default.
-fn roles(topology: &Topology) -> Table {
+fn roles(config: &Config, topology: &Topology) -> Table {
     let names = |kind| topology.workers(kind).map(|unit| unit.name.as_str()).collect::<Vec<_>>();
     let instances = topology
         .instance_map()
@@ -105,6 +111,7 @@ fn roles(topology: &Topology) -> Table {
     let mut settings = table([("instance_map", Value::Table(instances.collect()))]);
     let writers: Table = Stream::ALL
         .into_iter()
+        .filter(|stream| !config.unknown_streams.contains(stream))
         .filter_map(|stream| Some((stream.key().to_owned(), list(writers(topology, stream)?))))
         .collect();
     if !writers.is_empty() {

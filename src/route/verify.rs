@@ -38,6 +38,16 @@ pub enum Finding {
     Gone { rule: usize, pattern: &'static str },
 }
 
+impl Finding {
+    /// Whether requests fail for it: main answers whatever no rule knows, and nobody asks for what is gone.
+    pub const fn fails(&self) -> bool {
+        match self {
+            Self::OnlyMain { .. } => true,
+            Self::Unknown { .. } | Self::WorkersToo { .. } | Self::Gone { .. } => false,
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,5 +1,7 @@
 //! Answers that the router makes itself: Matrix errors that browsers may read.
 
+use std::net::IpAddr;
+
 use http_body_util::BodyExt;
 use http_body_util::Full;
 use hyper::HeaderMap;
@@ -84,12 +86,16 @@ impl Refusal {
     }
 }
 
-/// `/health` of the whole homeserver.
-pub(super) fn health(main_is_up: bool) -> Response<Body> {
+/// `/health` of the whole homeserver, with the address that the client is taken to have: who puts a web server in front sees
+/// by it whether that says whom it asks for.
+pub(super) fn health(main_is_up: bool, client: IpAddr) -> Response<Body> {
     let (status, text) =
         if main_is_up { (StatusCode::OK, "OK") } else { (StatusCode::SERVICE_UNAVAILABLE, "main is not up") };
     let mut response = Response::new(full(text.to_owned()));
     *response.status_mut() = status;
+    if let Ok(address) = HeaderValue::from_str(&client.to_string()) {
+        response.headers_mut().insert(HeaderName::from_static("synvisor-client"), address);
+    }
     response
 }
 

@@ -69,7 +69,10 @@ pub(super) async fn answer(
         admin: listener.admin.get(),
     };
     match table.routes.decide(&head) {
-        Decision::Health => answer::health(state.is_up(&UnitName::main())),
+        Decision::Health => {
+            let client = Client::of(peer, request.headers(), &table.trusted_proxies);
+            answer::health(state.is_up(&UnitName::main()), client.address)
+        }
         Decision::Denied => Refusal::NotForClients.response(),
         Decision::AdminClosed => Refusal::AdminClosed.response(),
         Decision::To(route) => {

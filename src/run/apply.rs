@@ -407,7 +407,8 @@ impl Driver {
             (self.text, self.generation) = (text, number);
             self.settle(number, GenerationResult::Applied, None);
             self.milestone();
-            let message = format!("generation {number}: {}{}", plan.summary(), self.stays_down(&plan));
+            let (gap, down) = (self.longest_gap(&plan), self.stays_down(&plan));
+            let message = format!("generation {number}: {}{gap}{down}", plan.summary());
             return asked.answer(Answer::done(and_warnings(message, &warnings)));
         };
         if let Some(left) = left {
@@ -420,6 +421,16 @@ impl Driver {
              what ran before runs again ({back}); mend the cause, and reload again",
             if remedy.is_empty() { "" } else { "\n" }
         ));
+    }
+
+    /// How long requests had to wait for a unit of a plan at most.
+    fn longest_gap(&self, plan: &Plan) -> String {
+        let units = plan.steps.iter().flat_map(|step| step.stages.iter().flatten());
+        let gaps = units.filter_map(|unit| Some((self.timeline.spans(unit).gap?, unit)));
+        gaps.max().map_or_else(String::new, |(gap, unit)| {
+            let (seconds, tenths) = (gap / 1_000, gap % 1_000 / 100);
+            format!("; nobody was away longer than {unit}, {seconds}.{tenths} s")
+        })
     }
 
     /// Who is concerned and was stopped by order: a change starts nobody whom an administrator has stopped.

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Usable;
+use crate::host::venv;
 use crate::plan::Deployment;
 use crate::plan::Kind;
 use crate::plan::Plan;
@@ -265,10 +266,7 @@ impl Driver {
         let new = &target.config;
         if target.synapse_version.is_empty() {
             let venv = new.python.venv.display();
-            return Err(format!(
-                "there is no Synapse in {venv} ([python] venv)\n  \
-                 install it there first: python3 -m venv {venv} && {venv}/bin/pip install 'matrix-synapse[postgres,redis]'"
-            ));
+            return Err(format!("there is no Synapse in {venv} ([python])\n  {}", venv::remedy(new)));
         }
         let around = &self.around;
         let database = around.layout.postgres_data().join("data").join("PG_VERSION");

@@ -17,6 +17,21 @@ pub fn wall() -> u64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |time| time.tv_sec().unsigned_abs())
 }
 
+/// Whether somebody keeps the machine's clock right, as the kernel was told (adjtimex(2)).
+///
+/// # Errors
+/// The kernel does not say.
+#[expect(unsafe_code, reason = "no crate that we have asks the kernel this")]
+pub fn is_kept() -> std::io::Result<bool> {
+    // SAFETY: an all-zero timex is valid, and asks without changing anything.
+    let mut state: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes into what lives until the call is over.
+    match unsafe { libc::adjtimex(&raw mut state) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        state => Ok(state != libc::TIME_ERROR),
+    }
+}
+
 /// Milliseconds for which this process was awake: CLOCK_BOOTTIME, which nobody sets, without the spans in which the
 /// machine slept or we were stopped. No deadline passes meanwhile, since nobody could have kept it.
 pub fn now() -> Time {

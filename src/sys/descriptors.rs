@@ -29,6 +29,18 @@ pub fn limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
+/// The most that another process may have at once (proc(5), /proc/PID/limits).
+///
+/// # Errors
+/// There is no such process, or it is not ours to look at.
+pub fn most_of(pid: u32) -> io::Result<u64> {
+    let text =
+        super::fs::read(std::path::Path::new(&format!("/proc/{pid}/limits"))).map_err(io::Error::other)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next());
+    soft.and_then(|soft| soft.parse().ok()).ok_or_else(|| io::Error::other("it says nothing of open files"))
+}
+
 /// Allows ourselves all that we may allow ourselves.
 ///
 /// # Errors

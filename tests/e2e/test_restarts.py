@@ -19,7 +19,7 @@ from tests.support.traffic import UNLIMITED, Report, Traffic
 from .test_crash import wait_for_another
 
 # Each test restarts seventeen processes several times, on machines that do more besides.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
 
 # Not Synapse: a query that PostgreSQL was executing is lost with it.
 OTHERS = ("postgres", "redis", "forkserver", "router")

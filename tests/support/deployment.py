@@ -154,6 +154,8 @@ class Deployment:
         self.workers, self.services, self.synapse = workers, services, synapse
         self.top, self.extra = top, extra
         self.venv = venv or prepare()
+        # [python], where that is not the virtualenv.
+        self.python = ""
         self.user, self.router_user = user, router_user
         self.admin = admin
         self.run_as = run_as
@@ -178,7 +180,7 @@ public_baseurl = "http://127.0.0.1:{self.port}/"{self.top and chr(10) + self.top
 {self.workers}
 {self.services}
 [python]
-venv = "{self.venv}"
+{self.python or f'venv = "{self.venv}"'}
 [[listen]]
 address = "127.0.0.1:{self.port}"
 admin = {str(self.admin).lower()}

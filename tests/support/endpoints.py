@@ -95,6 +95,8 @@ class TlsFront:
             "2",
             "-subj",
             "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
         ]
         subprocess.run(
             [*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True

@@ -70,6 +70,8 @@ VERBS = [
     "dump main",
     "routes",
     "route GET /_matrix/client/versions",
+    "user list",
+    "register-token list",
     "after-stop",
 ]
 # Beside a supervisor that waits for a database which is not there.

@@ -1,7 +1,6 @@
 //! From the text of the TOML file to a [`Config`], or to every mistake in it.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::Path;
 
@@ -10,6 +9,7 @@ use toml::Value;
 use toml::de::DeTable;
 
 use super::Config;
+use super::Installed;
 use super::Parsed;
 use super::Referred;
 use super::Secrets;
@@ -25,6 +25,7 @@ use super::reader::Found;
 use super::reader::Reader;
 use super::reader::Source;
 use super::reader::report_unknown;
+use super::roles::Stream;
 use super::roles::WorkerKind;
 use super::secret::Secret;
 use super::secret::SecretSource;
@@ -50,18 +51,14 @@ struct Parser<'b> {
     problems: Vec<Problem>,
     files: Vec<Referred>,
     effective: Vec<Effective>,
-    installed: Option<&'b BTreeSet<String>>,
+    installed: Option<&'b Installed>,
 }
 
 /// Parses the text of a configuration; relative paths in it start at `base`.
 ///
 /// # Errors
 /// Every problem of the file, errors and warnings.
-pub(super) fn parse(
-    text: &str,
-    base: &Path,
-    installed: Option<&BTreeSet<String>>,
-) -> Result<Parsed, Vec<Problem>> {
+pub(super) fn parse(text: &str, base: &Path, installed: Option<&Installed>) -> Result<Parsed, Vec<Problem>> {
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // What stands where is uncertain now: checking it would report what nobody wrote.
@@ -100,18 +97,21 @@ impl Parser<'_> {
 
         let dirs = self.supervisor(&mut supervisor)?;
         let counts = self.workers(&mut workers);
+        let (postgres, valkey) = (self.database(&mut database)?, self.redis(&mut redis)?);
+        let embedded = (postgres.is_embedded(), valkey.is_embedded());
         let partial = Config {
             server_name: name.as_ref().map(|name| name.value.clone()).unwrap_or_default(),
             public_baseurl: self.public_baseurl(url, name.as_ref(), &mut root),
             trusted_proxies: self.trusted_proxies(proxies),
-            database: self.database(&mut database)?,
-            redis: self.redis(&mut redis)?,
-            python: self.python(&mut python, &dirs),
+            database: postgres,
+            redis: valkey,
+            python: self.python(&mut python, &dirs, embedded),
             listen: self.listen(&mut root, &mut listen),
             secrets: self.secrets(&mut secrets, &dirs),
             units: self.units(&mut units, &counts, &dirs),
             synapse: self.synapse(&settings, &dirs),
             workers: counts,
+            unknown_streams: Stream::ALL.into_iter().filter(|stream| self.lacks(*stream)).collect(),
             supervisor: dirs,
         };
         self.check_sockets(&supervisor, &partial);
@@ -175,6 +175,19 @@ impl Parser<'_> {
         let kinds = preset.map(Preset::kinds).unwrap_or_default();
         for kind in WorkerKind::all() {
             let Some(found) = reader.number(kind.key(), &mut self.problems) else { continue };
+            if let WorkerKind::Writer(stream) = kind
+                && self.lacks(stream)
+            {
+                if found.given && found.value > 0 {
+                    let what = format!("the installed Synapse has no stream {}", stream.key());
+                    self.error(
+                        found.place,
+                        what,
+                        "remove it, or install a Synapse that has it: synvisor upgrade",
+                    );
+                }
+                continue;
+            }
             let of_preset = preset.filter(|_| !found.given && kinds.contains(&kind));
             let count = if let Some(preset) = of_preset {
                 reader.show(kind.key(), "1".to_owned(), Origin::Preset(preset.name()));
@@ -186,6 +199,11 @@ impl Parser<'_> {
         }
         counts.retain(|_, count| *count > 0);
         Workers(counts)
+    }
+
+    /// Whether the installed Synapse is known not to have a stream.
+    fn lacks(&self, stream: Stream) -> bool {
+        self.installed.is_some_and(|installed| !installed.has(stream))
     }
 
     fn refer(&mut self, source: SecretSource, place: Range<usize>) {

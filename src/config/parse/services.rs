@@ -13,6 +13,7 @@ use super::super::effective::Origin;
 use super::super::keys;
 use super::super::problem::Problem;
 use super::super::reader::Reader;
+use super::super::recipe::Recipe;
 use super::super::secret::SecretSource;
 use super::Parser;
 use super::shown;
@@ -84,14 +85,42 @@ impl Parser<'_> {
         Some(if embedded { Redis::Embedded } else { Redis::External(external) })
     }
 
-    pub(super) fn python(&mut self, reader: &mut Reader<'_, '_>, dirs: &Supervisor) -> Python {
+    /// `database` and `redis` say whether these are embedded.
+    pub(super) fn python(
+        &mut self,
+        reader: &mut Reader<'_, '_>,
+        dirs: &Supervisor,
+        (database, redis): (bool, bool),
+    ) -> Python {
         let venv = reader.path("venv", &mut self.problems).map(|found| found.value);
+        let synapse = reader.text("synapse", &mut self.problems);
+        let packages = reader.packages("packages", &mut self.problems);
+        let remedy = "keep venv for a virtualenv of your own, or synapse for one that synvisor makes";
+        if venv.is_some() {
+            for key in ["synapse", "packages"].into_iter().filter(|key| reader.has(key)) {
+                let what = format!("venv and {key} exclude each other in [python]");
+                self.error(reader.place(key), what, remedy);
+            }
+        } else if packages.is_some() && synapse.is_none() && !reader.has("synapse") {
+            let what =
+                "packages are for a virtualenv that synvisor makes, and there is no synapse in [python]";
+            self.error(reader.place("packages"), what, "write the version: synapse = \"1.163.2\"");
+        }
+        let recipe = synapse.map(|version| {
+            let packages = packages.iter().flat_map(|found| &found.value);
+            Recipe::new(&version.value, packages.map(String::as_str), database, redis)
+        });
         let venv = venv.unwrap_or_else(|| {
-            let path = dirs.state_dir.join(keys::VENV);
-            reader.show("venv", shown(&path), Origin::From("venv in state_dir"));
+            let (path, origin) = match &recipe {
+                Some(recipe) => {
+                    (recipe.venv(&dirs.state_dir), "below venvs in state_dir, by synapse and packages")
+                }
+                None => (dirs.state_dir.join(keys::VENV), "venv in state_dir"),
+            };
+            reader.show("venv", shown(&path), Origin::From(origin));
             path
         });
-        Python { venv }
+        Python { venv, recipe }
     }
 
     pub(super) fn listen<'a, 'i>(

@@ -111,7 +111,7 @@ fn client() -> String {
 
 /// Bytes as nginx writes them, in the largest unit that fits.
 fn size(bytes: u64) -> String {
-    let units = [(30, "g"), (20, "m"), (10, "k")];
-    let fitting = units.into_iter().find(|(shift, _)| bytes.is_multiple_of(1 << shift));
+    let fitting =
+        [(30, "g"), (20, "m"), (10, "k")].into_iter().find(|(shift, _)| bytes.is_multiple_of(1 << shift));
     fitting.map_or_else(|| bytes.to_string(), |(shift, unit)| format!("{}{unit}", bytes >> shift))
 }

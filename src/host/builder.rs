@@ -1,0 +1,388 @@
+//! Makes virtualenvs: by uv where it is installed, else by venv and pip, as the user whom they are for.
+
+use std::ffi::OsString;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use crate::config::Config;
+use crate::config::recipe;
+use crate::config::recipe::Recipe;
+use crate::sys::fs;
+use crate::sys::users::User;
+
+use super::venv;
+
+/// Where programs are looked for beside the caller's PATH, which for a service may be short.
+const PLACES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/bin", "/root/.local/bin"];
+
+/// Lines of pip's that a failure shows.
+const SHOWN: usize = 12;
+
+/// What a build goes by beside the recipe.
+#[derive(Clone, Debug, Default)]
+pub struct Means {
+    /// The interpreter to make it with.
+    pub python: Option<PathBuf>,
+    /// A directory of wheels: nothing is downloaded.
+    pub wheels: Option<PathBuf>,
+    /// A file of requirements with hashes, which says everything that is installed.
+    pub lock: Option<PathBuf>,
+    /// The caller's variables that say how the world is reached.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The caller's PATH.
+    pub path: OsString,
+}
+
+impl Means {
+    /// Those of the caller's variables that matter: proxies, certificates, and pip's and uv's own.
+    pub fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let mut means = Self::default();
+        for (name, value) in variables {
+            let text = name.to_string_lossy().to_ascii_uppercase();
+            if text == "PATH" {
+                means.path = value;
+            } else if text.ends_with("_PROXY")
+                || ["PIP_", "UV_", "SSL_CERT_", "REQUESTS_CA_"].iter().any(|start| text.starts_with(start))
+            {
+                means.environment.push((name, value));
+            }
+        }
+        means
+    }
+}
+
+/// Makes the virtualenvs of one homeserver.
+pub struct Builder<'a> {
+    /// Where they lie.
+    home: PathBuf,
+    state: &'a Path,
+    user: Option<&'a User>,
+    means: &'a Means,
+    uv: Option<PathBuf>,
+}
+
+impl<'a> Builder<'a> {
+    /// Makes the directory for them.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new(config: &'a Config, user: Option<&'a User>, means: &'a Means) -> Result<Self, String> {
+        let state = config.supervisor.state_dir.as_path();
+        let home = Recipe::home(state);
+        let wrong = |error: fs::FsError| {
+            format!("{error}\n  use root, or the user of [supervisor], with the state directory made")
+        };
+        fs::directory(state, 0o750, user).and_then(|()| fs::directory(&home, 0o750, user)).map_err(wrong)?;
+        let mut this = Self { uv: None, home, state, user, means };
+        // It may lie where only the caller can run it.
+        this.uv = find("uv", &means.path).filter(|uv| {
+            let mut command = this.command(uv);
+            command.arg("--version");
+            output(command, "").is_ok()
+        });
+        Ok(this)
+    }
+
+    /// Makes the virtualenv of a recipe, unless it is there; says each line of pip's. Returns whether it was made.
+    ///
+    /// # Errors
+    /// What is missing or went wrong, and what to do. What was begun is made anew by the next attempt.
+    pub fn make(&self, recipe: &Recipe, say: &mut dyn FnMut(&str)) -> Result<bool, String> {
+        let place = recipe.venv(self.state);
+        if venv::is_complete(&place) {
+            return Ok(false);
+        }
+        let _lock = self.lock()?;
+        if venv::is_complete(&place) {
+            return Ok(false);
+        }
+        let python = self.interpreter()?;
+        let mark = venv::unfinished_mark(&place);
+        fs::replace(&mark, b"", 0o644, self.user).map_err(|error| error.to_string())?;
+        fs::remove_all(&place).map_err(|error| error.to_string())?;
+        self.create(&python, &place, say)?;
+        self.install(recipe, &place, say)?;
+        let found = venv::version_in(&place);
+        if found.as_deref() != Some(recipe.version.as_str()) {
+            let found = found.unwrap_or_else(|| "no Synapse".to_owned());
+            return Err(format!(
+                "{found} was installed in place of Synapse {}\n  does the lock file name another version?",
+                recipe.version
+            ));
+        }
+        fs::remove(&mark).map_err(|error| error.to_string())?;
+        Ok(true)
+    }
+
+    /// The newest version of Synapse that can be had.
+    ///
+    /// # Errors
+    /// The index cannot be asked.
+    pub fn newest(&self) -> Result<String, String> {
+        let synapse = recipe::any_version();
+        let found = if let Some(uv) = &self.uv {
+            let mut command = self.command(uv);
+            command.args(["pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate"]);
+            command.args(self.offline("--find-links")).arg("-");
+            let text = output(command, synapse)?;
+            text.lines().find_map(|line| Some(line.split_once("==")?.1.trim().to_owned()))
+        } else {
+            let tools = self.home.join(".tools");
+            if !venv::interpreter(&tools).exists() {
+                self.create(&self.interpreter()?, &tools, &mut |_| ())?;
+            }
+            let mut command = self.command(&venv::interpreter(&tools));
+            command.args(["-I", "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps"]);
+            command.args(["--ignore-installed", "--report", "-"]);
+            command.args(self.offline("--find-links")).arg(synapse);
+            let report: serde_json::Value =
+                serde_json::from_str(&output(command, "")?).map_err(|error| error.to_string())?;
+            report["install"][0]["metadata"]["version"].as_str().map(str::to_owned)
+        };
+        found.ok_or_else(|| {
+            "which version of Synapse is the newest is not known\n  name one: synvisor upgrade 1.163.2"
+                .to_owned()
+        })
+    }
+
+    /// Removes all virtualenvs but the newest few and those that are to stay; returns what went.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn prune(&self, keep: usize, stay: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+        let all = fs::list(&self.home).map_err(|error| error.to_string())?;
+        let mut made: Vec<((i64, i64), PathBuf)> = all
+            .into_iter()
+            .filter(|path| venv::is_complete(path) && venv::version_in(path).is_some())
+            .filter_map(|path| Some((fs::modified(&path.join("pyvenv.cfg"))?, path)))
+            .collect();
+        made.sort_unstable_by(|one, other| other.cmp(one));
+        let old = made.into_iter().map(|(_, path)| path).filter(|path| !stay.contains(path));
+        let old: Vec<PathBuf> = old.skip(keep.saturating_sub(stay.len())).collect();
+        for path in &old {
+            fs::remove_all(path).map_err(|error| error.to_string())?;
+        }
+        Ok(old)
+    }
+
+    fn lock(&self) -> Result<fs::Lock, String> {
+        match fs::lock(&self.home.join(".lock"), fs::Kind::Exclusive, true, self.user) {
+            Ok(Some(lock)) => Ok(lock),
+            Ok(None) => Err("the lock of the virtualenvs is gone\n  try again".to_owned()),
+            Err(fs::LockError::Held(pid)) => {
+                let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+                Err(format!(
+                    "another synvisor{who} makes a virtualenv at this moment\n  try again when it is done"
+                ))
+            }
+            Err(fs::LockError::Fs(error)) => Err(error.to_string()),
+        }
+    }
+
+    /// An interpreter that Synapse can run on: the one that was named, the system's own, or the newest there is.
+    fn interpreter(&self) -> Result<PathBuf, String> {
+        let (major, least) = venv::OLDEST_PYTHON;
+        if let Some(named) = &self.means.python {
+            let path = if named.components().count() == 1 {
+                find(&named.to_string_lossy(), &self.means.path).unwrap_or_else(|| named.clone())
+            } else {
+                named.clone()
+            };
+            return match self.version(&path) {
+                Some(version) if version >= (major, least) => Ok(path),
+                Some((one, two)) => Err(format!(
+                    "{} is Python {one}.{two}, and Synapse needs {major}.{least} or newer\n  name another one with --python",
+                    path.display()
+                )),
+                None => Err(format!("{} is no Python that {} can run", path.display(), self.whom())),
+            };
+        }
+        let names = std::iter::once("python3".to_owned())
+            .chain((least..=MOST_PYTHON).rev().map(|minor| format!("python3.{minor}")));
+        let found: Vec<PathBuf> = names.filter_map(|name| find(&name, &self.means.path)).collect();
+        let versions: Vec<_> = found.iter().map(|path| (path, self.version(path))).collect();
+        if let Some((path, _)) = versions.iter().find(|(_, version)| *version >= Some((major, least))) {
+            return Ok((*path).clone());
+        }
+        let there = versions.iter().find_map(|(path, version)| {
+            version.map(|(one, two)| format!("{} is {one}.{two}", path.display()))
+        });
+        let there = there.map_or_else(String::new, |there| format!(": {there}"));
+        Err(format!(
+            "Synapse needs Python {major}.{least} or newer, and there is none{there}\n  \
+             install it: apt-get install python3 python3-venv (Fedora: dnf install python3), or name one with --python"
+        ))
+    }
+
+    fn version(&self, python: &Path) -> Option<(u32, u32)> {
+        let mut command = self.command(python);
+        command.args(["-I", "-c", "import sys; print(*sys.version_info[:2])"]);
+        let text = output(command, "").ok()?;
+        let (major, minor) = text.trim().split_once(' ')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
+
+    fn create(&self, python: &Path, place: &Path, say: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let mut command;
+        if let Some(uv) = &self.uv {
+            command = self.command(uv);
+            command.args(["venv", "--no-project", "--python"]).arg(python).arg(place);
+        } else {
+            command = self.command(python);
+            command.args(["-I", "-m", "venv"]).arg(place);
+        }
+        run(command, say).map_err(|said| {
+            let remedy = if said.contains("ensurepip") {
+                "\n  install what it lacks: apt-get install python3-venv"
+            } else {
+                ""
+            };
+            format!("no virtualenv can be made at {}:\n{said}{remedy}", place.display())
+        })
+    }
+
+    fn install(&self, recipe: &Recipe, place: &Path, say: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let python = venv::interpreter(place);
+        let mut command;
+        if let Some(uv) = &self.uv {
+            command = self.command(uv);
+            command.args(["pip", "install", "--python"]).arg(&python);
+        } else {
+            command = self.command(&python);
+            command.args(["-I", "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]);
+            command.args(["--progress-bar", "off"]);
+        }
+        command.args(self.offline("--find-links"));
+        match &self.means.lock {
+            Some(lock) => command.args(["--require-hashes", "-r"]).arg(lock),
+            None => command.args(recipe.requirements()),
+        };
+        run(command, say).map_err(|said| {
+            let what = format!("Synapse {} could not be installed:\n{said}", recipe.version);
+            match remedy(&said) {
+                Some(remedy) => format!("{what}\n  {remedy}"),
+                None => what,
+            }
+        })
+    }
+
+    fn offline(&self, links: &str) -> Vec<OsString> {
+        let Some(wheels) = &self.means.wheels else { return Vec::new() };
+        vec!["--no-index".into(), links.into(), wheels.into()]
+    }
+
+    /// A program that runs as the user whom the virtualenvs are for, and keeps its caches with them.
+    #[expect(clippy::disallowed_methods, reason = "runs in a command that has no other children")]
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(self.means.environment.iter().map(|(name, value)| (name, value)));
+        command.env("PATH", PLACES.join(":")).env("LANG", "C.UTF-8").env("HOME", &self.home);
+        command.env("PIP_CACHE_DIR", self.home.join(".cache")).env("UV_CACHE_DIR", self.home.join(".cache"));
+        command.current_dir(&self.home).stdin(Stdio::null());
+        if let Some(user) = self.user {
+            command.uid(user.uid).gid(user.gid);
+        }
+        crate::sys::process::incapable(&mut command);
+        command
+    }
+
+    fn whom(&self) -> String {
+        self.user.map_or_else(crate::sys::users::own_name, |user| user.name.clone())
+    }
+}
+
+/// The newest Python that is looked for by its name.
+const MOST_PYTHON: u32 = 15;
+
+fn find(program: &str, path: &OsString) -> Option<PathBuf> {
+    let places = PLACES.iter().map(PathBuf::from).chain(std::env::split_paths(path));
+    places.map(|place| place.join(program)).find(|path| path.is_file())
+}
+
+/// What a failure of pip's means on a machine that is new.
+fn remedy(said: &str) -> Option<&'static str> {
+    let compiler = [
+        "pg_config",
+        "Python.h",
+        "gcc",
+        "libpq-fe.h",
+        "x86_64-linux-gnu-gcc",
+        "No such file or directory: 'cc'",
+    ];
+    if compiler.iter().any(|sign| said.contains(sign)) {
+        return Some(
+            "psycopg2 is compiled here, and what that takes is missing: \
+             apt-get install gcc python3-dev libpq-dev (Fedora: dnf install gcc python3-devel libpq-devel)",
+        );
+    }
+    if said.contains("No matching distribution") || said.contains("no version of") {
+        return Some(
+            "is that a version of Synapse, and does it run on this Python? https://pypi.org/project/matrix-synapse/",
+        );
+    }
+    if ["Temporary failure in name resolution", "Connection", "dns error", "timed out"]
+        .iter()
+        .any(|sign| said.contains(sign))
+    {
+        return Some(
+            "is PyPI reachable from here? a proxy is named by HTTPS_PROXY, a directory of wheels by --wheels",
+        );
+    }
+    if said.contains("No space left") {
+        return Some("make room: a virtualenv takes 300 MB");
+    }
+    None
+}
+
+/// Runs a program to its end and says each line of it.
+///
+/// # Errors
+/// The last lines of one that failed.
+fn run(mut command: Command, say: &mut dyn FnMut(&str)) -> Result<(), String> {
+    let wrong = |error: std::io::Error| error.to_string();
+    let (reader, writer) = std::io::pipe().map_err(wrong)?;
+    command.stdout(writer.try_clone().map_err(wrong)?).stderr(writer);
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut child = command.spawn().map_err(|error| format!("{program} cannot be run: {error}"))?;
+    // Its ends of the pipe are the last ones then.
+    drop(command);
+    let mut last: Vec<String> = Vec::new();
+    for line in BufReader::new(reader).split(b'\n') {
+        let line = String::from_utf8_lossy(&line.map_err(wrong)?).trim_end().to_owned();
+        say(&line);
+        if !line.is_empty() {
+            last.push(line);
+        }
+    }
+    if child.wait().map_err(wrong)?.success() {
+        return Ok(());
+    }
+    Err(last[last.len().saturating_sub(SHOWN)..].join("\n"))
+}
+
+/// What a program prints when it is given a text.
+fn output(mut command: Command, text: &str) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let wrong = |error: std::io::Error| format!("{program} cannot be run: {error}");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::piped());
+    let mut child = command.spawn().map_err(wrong)?;
+    if let Some(mut input) = child.stdin.take() {
+        // One that ends without having read it says why.
+        let _ = writeln!(input, "{text}");
+    }
+    let done = child.wait_with_output().map_err(wrong)?;
+    if !done.status.success() {
+        let said = String::from_utf8_lossy(&done.stderr).trim().to_owned();
+        return Err(match remedy(&said) {
+            Some(remedy) => format!("{said}\n  {remedy}"),
+            None => said,
+        });
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}

@@ -1,0 +1,63 @@
+//! A media store beside the state directory.
+
+use std::path::Path;
+
+use crate::sys::fs;
+use crate::sys::users::User;
+
+use super::layout::Layout;
+
+/// Where the unit lets the service write (`ReadWritePaths=` in systemd/synvisor.service).
+const OPEN: [&str; 6] = ["/var/lib/synvisor", "/srv", "/mnt", "/media", "/matrix", "/var/lib/matrix-synapse"];
+
+/// What lets the service write elsewhere too.
+const DROP_IN: &str = "/etc/systemd/system/synvisor.service.d/media.conf";
+
+/// Has the media store lie in another directory, and the service allowed to write there; says what was done.
+///
+/// # Errors
+/// There are media already, or the directory cannot be made.
+pub fn place(layout: &Layout, directory: &Path, user: Option<&User>) -> Result<String, String> {
+    let shown = directory.display();
+    if !directory.is_absolute() {
+        return Err(format!(
+            "{shown} is no absolute path\n  write where the media shall lie: --media /srv/media"
+        ));
+    }
+    let link = layout.state.join("media_store");
+    match fs::link_target(&link) {
+        Some(target) if target == directory => {}
+        Some(target) => {
+            return Err(format!(
+                "the media lie in {} already\n  leave --media out, or move them and the link {} yourself",
+                target.display(),
+                link.display()
+            ));
+        }
+        None => {
+            if fs::list(&link).is_ok_and(|entries| !entries.is_empty()) {
+                return Err(format!("there are media in {} already\n  leave --media out", link.display()));
+            }
+            fs::directory(directory, 0o700, user).map_err(|error| error.to_string())?;
+            fs::link(&link, directory).map_err(|error| error.to_string())?;
+        }
+    }
+    let open = OPEN.iter().any(|open| directory.starts_with(open));
+    if open || layout.state != Path::new("/var/lib/synvisor") {
+        return Ok(format!("{shown}"));
+    }
+    let text = format!(
+        "# Written by `synvisor init`: the media store.\n[Service]\nReadWritePaths={}\n",
+        quoted(directory)
+    );
+    let path = Path::new(DROP_IN);
+    path.parent().map_or(Ok(()), fs::make_directory).map_err(|error| error.to_string())?;
+    fs::replace(path, text.as_bytes(), 0o644, None).map_err(|error| error.to_string())?;
+    Ok(format!("{shown} (the service may write there by {DROP_IN}: systemctl daemon-reload)"))
+}
+
+/// A path as systemd reads it, with % and spaces in it.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("\"{text}\"")
+}

