@@ -22,11 +22,11 @@ OLD, NEW = "1.149.0", "1.163.2"
 PYTHON = 'synapse = "{}"\npackages = ["txredisapi<1.6"{}]'
 # Imports with any Synapse, and does not begin with the new one.
 MODULE = f"""
-from synapse.util import SYNAPSE_VERSION
+from importlib.metadata import version
 
 class Module:
     def __init__(self, config, api):
-        if SYNAPSE_VERSION.startswith("{NEW}"):
+        if version("matrix-synapse").startswith("{NEW}"):
             raise RuntimeError("this module is broken")
 """
 

@@ -40,6 +40,7 @@ def main() -> None:
     if chosen.role == "server":
         child.become(server.serve(FIRST_DESCRIPTOR, chosen.supervisor_uid))
     elif chosen.role == "check":
+        child.find_own_modules()
         configuration.check(chosen.files)
     else:
         child.start(chosen.process, FIRST_DESCRIPTOR)

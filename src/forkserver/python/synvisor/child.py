@@ -97,11 +97,15 @@ def run(process: Process, lock: int, listeners: Sequence[int]) -> None:
         replication_pool.make_plain()
     if process.redis:
         readiness.await_replication()
-    # A user's own modules; isolated mode, in which we run, leaves the variable unread.
-    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    find_own_modules()
     sys.argv[:] = [process.app, *process.arguments]
     importlib.import_module(process.app).main()
     end()
+
+
+def find_own_modules() -> None:
+    """Has a user's own modules found; isolated mode, in which we run, leaves the variable unread."""
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def show_stacks_on_request() -> None:
