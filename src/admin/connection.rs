@@ -233,9 +233,10 @@ mod tests {
         let socket = directory.path().join("main.sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let main = Main::new(socket, directory.path().join("control.sock"));
-        let asked = main.ask(&Method::GET, "/path", Some("a-token"), None);
-        let (answer, request) = tokio::join!(asked, process(listener, 2));
+        let process = tokio::spawn(process(listener, 2));
+        let answer = main.ask(&Method::GET, "/path", Some("a-token"), None).await;
         assert_eq!(answer.unwrap()["done"], "1");
+        let request = process.await.unwrap();
         let request = request.to_ascii_lowercase();
         for line in ["get /path http/1.1", "authorization: bearer a-token", "x-forwarded-for: 127.0.0.1"] {
             assert!(request.contains(line), "{request}");

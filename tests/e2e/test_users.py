@@ -366,7 +366,6 @@ def test_an_account_that_is_lost_has_a_successor(home: Deployment) -> None:
 
 
 def test_who_asks_while_main_restarts_waits(home: Deployment) -> None:
-    # Mutation: what was not sent not asked again: seen red.
     ended = threading.Event()
     failed: list[str] = []
 
