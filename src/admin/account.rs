@@ -99,7 +99,7 @@ impl Admin {
         for number in 1..=MOST {
             let name = if number == 1 { LOCALPART.to_owned() } else { format!("{LOCALPART}-{number}") };
             if let Some(token) = self.token_of(&name, &secret, &password).await? {
-                fs::replace(&self.layout.admin_token(), token.as_bytes(), 0o600, self.owner.as_ref())?;
+                fs::replace(&self.layout.admin_token(), token.as_bytes(), 0o600, self.owner().as_ref())?;
                 return Ok(token);
             }
         }
@@ -114,7 +114,7 @@ impl Admin {
     /// Lets one synvisor at a time log in: the second login would end the first.
     async fn alone(&self) -> Result<Option<Lock>, AdminError> {
         for _ in 0..ATTEMPTS {
-            match fs::lock(&self.layout.admin_lock(), Kind::Exclusive, true, self.owner.as_ref()) {
+            match fs::lock(&self.layout.admin_lock(), Kind::Exclusive, true, self.owner().as_ref()) {
                 Ok(lock) => return Ok(lock),
                 Err(LockError::Held(_)) => tokio::time::sleep(PAUSE).await,
                 Err(LockError::Fs(error)) => return Err(error.into()),
@@ -191,6 +191,7 @@ mod tests {
 
     #[test]
     fn somebody_elses_account_of_our_name_is_not_ours() {
+        // Mutation: who is no administrator taken for ours: seen red.
         for id in ["@synvisor-admin:a.b", "@synvisor-admin-2:a.b:80", "@synvisor-admin-17:a.b"] {
             assert!(is_own(id, true, Some(KIND)), "{id}");
             assert!(!is_own(id, false, Some(KIND)), "{id}");

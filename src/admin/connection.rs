@@ -229,6 +229,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn who_is_away_is_asked_again_and_tokens_are_sent() {
+        // Mutation: what was not sent, or not answered, not asked again: seen red.
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("main.sock");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -245,6 +246,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn where_nobody_listens_synvisor_does_not_run() {
+        // Mutation: the supervisor's socket not heeded: seen red.
         let directory = tempfile::tempdir().unwrap();
         let main = Main::new(directory.path().join("main.sock"), directory.path().join("control.sock"));
         let answer = main.ask(&Method::GET, "/path", None, None).await;

@@ -13,9 +13,10 @@ use serde_json::Value;
 use crate::config::Config;
 use crate::host::layout;
 use crate::host::layout::Layout;
-use crate::host::layout::Users;
 use crate::host::secrets;
+use crate::sys::fs;
 use crate::sys::fs::FsError;
+use crate::sys::users;
 use crate::sys::users::User;
 use crate::topology::Topology;
 use crate::topology::UnitName;
@@ -26,13 +27,13 @@ mod names;
 mod policy;
 mod registration;
 mod registration_tokens;
-mod users;
+mod user;
 
 pub use names::UserId;
 pub use policy::lacks;
 pub use registration_tokens::RegistrationToken;
-pub use users::Account;
-pub use users::Which;
+pub use user::Account;
+pub use user::Which;
 
 use connection::Main;
 
@@ -100,8 +101,6 @@ pub struct Admin {
     /// Where systemd's credentials are.
     credentials: PathBuf,
     layout: Layout,
-    /// Whose the files are that we write.
-    owner: Option<User>,
 }
 
 impl Admin {
@@ -115,9 +114,7 @@ impl Admin {
         let socket = socket.ok_or_else(|| AdminError::Failed("main serves no clients".to_owned()))?;
         let layout = Layout::of(&config);
         let main = Main::new(socket, layout::control_socket(&layout.run));
-        // Root writes what synvisor's user is to read; where there is no such user, nothing runs either.
-        let owner = Users::of(&config).unwrap_or_default().synapse;
-        Ok(Self { main, config, credentials: credentials.to_owned(), layout, owner })
+        Ok(Self { main, config, credentials: credentials.to_owned(), layout })
     }
 
     pub fn server_name(&self) -> &str {
@@ -149,6 +146,12 @@ impl Admin {
     /// As for every request.
     pub async fn password_policy(&self) -> Result<Value, AdminError> {
         self.main.ask(&Method::GET, "/_matrix/client/v3/password_policy", None, None).await
+    }
+
+    /// Whose the files are to be that root writes: whoever has the directory of secrets. None for our own.
+    fn owner(&self) -> Option<User> {
+        let (uid, _) = fs::owner_and_mode(&self.layout.secrets()).ok()?;
+        users::name_of(uid).filter(|_| uid != users::own_uid()).and_then(|name| users::user(&name))
     }
 
     /// What proves to Synapse that we may register anybody.

@@ -61,6 +61,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_this_homeserver() {
+        // Mutation: the server not compared: seen red.
         let parse = |text: &str| UserId::parse(text, "example.com:8448").map(|id| id.to_string());
         for text in ["alice", "@alice:example.com:8448", "@alice"] {
             assert_eq!(parse(text), Ok("@alice:example.com:8448".to_owned()), "{text}");
@@ -78,6 +79,7 @@ mod tests {
 
     #[test]
     fn a_name_is_one_part_of_a_path() {
+        // Mutation: the slash left as it is: seen red.
         assert_eq!(escaped("@a/b?c:d.e"), "%40a%2Fb%3Fc%3Ad.e");
         assert_eq!(escaped("ü"), "%C3%BC");
     }

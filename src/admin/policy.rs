@@ -40,6 +40,7 @@ mod tests {
 
     #[test]
     fn a_password_is_held_against_the_policy() {
+        // Mutation: rules the other way round: seen red.
         let strict = json!({
             "m.minimum_length": 6, "m.require_digit": true, "m.require_symbol": true,
             "m.require_lowercase": true, "m.require_uppercase": true,

@@ -81,6 +81,7 @@ mod tests {
 
     #[test]
     fn the_mac_is_that_of_rfc_2202() {
+        // Mutation: the text changed before it is signed: seen red.
         assert_eq!(mac("Jefe", "what do ya want for nothing?"), "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79");
         assert_eq!(
             mac(&"k".repeat(100), "longer than a block"),
@@ -91,6 +92,7 @@ mod tests {
 
     #[test]
     fn what_is_signed_is_what_is_asked_for() {
+        // Mutation: a space between the parts: seen red.
         let who = Newcomer {
             localpart: "alice",
             password: "pass",

@@ -69,6 +69,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_one_line_and_its_spaces_are_its_own() {
+        // Mutation: further lines taken: seen red.
         let read = |text: &str| secret_of(text.as_bytes());
         for text in [" a b ", " a b \n", " a b \r\n"] {
             assert_eq!(read(text).unwrap(), " a b ");

@@ -264,6 +264,7 @@ generic-1  generic-1  backoff          -     1 min         0  exit status 1
     }
     #[test]
     fn users_are_a_table_that_no_display_name_breaks() {
+        // Mutation: signs that turn a line around let through: seen red.
         let user = |name: &str, displayname: Option<&str>| Account {
             name: name.to_owned(),
             displayname: displayname.map(str::to_owned),

@@ -173,6 +173,7 @@ mod tests {
 
     #[test]
     fn a_life_has_a_unit() {
+        // Mutation: the factor of `d` in seconds: seen red.
         for (text, millis) in
             [("90m", 5_400_000), ("12h", 43_200_000), ("7d", 604_800_000), ("2w", 1_209_600_000)]
         {
@@ -185,6 +186,7 @@ mod tests {
 
     #[test]
     fn a_token_is_as_synapse_has_it() {
+        // Mutation: one sign more: seen red.
         assert!(is_token("aZ0._~-"));
         assert!(is_token(&"a".repeat(64)));
         for text in ["", "a b", "ä", "a/b", &"a".repeat(65)] {
@@ -194,6 +196,7 @@ mod tests {
 
     #[test]
     fn tokens_are_shown_only_when_asked_for() {
+        // Mutation: always in JSON: seen red.
         let token = RegistrationToken {
             token: "a-secret".to_owned(),
             uses_allowed: Some(1),

@@ -216,6 +216,26 @@ mod tests {
     }
 
     #[test]
+    fn the_registration_secret_is_where_the_toml_says() {
+        // Mutation: the credential looked for elsewhere: seen red.
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        let places = ["secrets/registration_shared_secret", "mine", "given"];
+        for place in places {
+            fs::replace(&dir.path().join(place), format!("of {place}\n").as_bytes(), 0o600, None).unwrap();
+        }
+        for (place, said) in [
+            (places[0], ""),
+            (places[1], "registration_shared_secret_file = \"mine\""),
+            (places[2], "registration_shared_secret_file = \"$CREDENTIALS_DIRECTORY/given\""),
+        ] {
+            let text = format!("server_name = \"a.b\"\n[supervisor]\nstate_dir = \".\"\n[secrets]\n{said}\n");
+            let config = Config::parse(&text, dir.path()).unwrap().config;
+            assert_eq!(registration_shared_secret(&config, dir.path()).unwrap(), format!("of {place}"));
+        }
+    }
+
+    #[test]
     fn what_is_the_users_is_not_made() {
         // Mutations, each seen red: `required` ignored; `files` ignored.
         let dir = tempfile::tempdir().unwrap();
