@@ -39,7 +39,7 @@ pub(super) fn with_admin(
         Ok(Ok(exit)) => exit,
         Ok(Err(Trouble::Admin(error))) => explain(error),
         Ok(Err(Trouble::Said(exit))) => exit,
-        Err(error) => super::commands::fail(&error.to_string()),
+        Err(error) => output::fail(&error.to_string()),
     }
 }
 
@@ -71,9 +71,9 @@ fn explain(error: AdminError) -> Exit {
             Exit::NotPermitted
         }
         AdminError::NotRunning(socket) => super::commands::not_running(&socket.display().to_string()),
-        AdminError::Away(why) | AdminError::Failed(why) => super::commands::fail(&why),
-        AdminError::Refused(refusal) => super::commands::fail(&refused(&refusal)),
-        AdminError::Broken(why) => super::commands::fail(&format!(
+        AdminError::Away(why) | AdminError::Failed(why) => output::fail(&why),
+        AdminError::Refused(refusal) => output::fail(&refused(&refusal)),
+        AdminError::Broken(why) => output::fail(&format!(
             "whether it was done is not known: the conversation with main broke off: {why}\n  \
              look at it, and try again: synvisor user list, synvisor register-token list"
         )),

@@ -27,6 +27,7 @@ use crate::wire::UnitReport;
 
 use super::Exit;
 use super::output;
+use super::output::fail;
 
 /// How often, and with which pause, one asks whether the new synvisor serves: for a minute.
 const UPGRADE_ATTEMPTS: u32 = 600;
@@ -302,11 +303,6 @@ pub(super) fn print_json(value: &impl serde::Serialize) -> Exit {
         }
         Err(error) => fail(&error.to_string()),
     }
-}
-
-pub(super) fn fail(why: &str) -> Exit {
-    output::problem(why);
-    Exit::Failed
 }
 
 pub(super) fn block_on<T>(future: impl Future<Output = T>) -> std::io::Result<T> {

@@ -12,6 +12,8 @@ use crate::config::schema as json_schema;
 use crate::host::toml;
 use crate::host::toml::Document;
 use crate::host::toml::Unusable;
+use crate::host::toml::Usable;
+use crate::sys::fs;
 use crate::topology::Topology;
 
 use super::Exit;
@@ -77,6 +79,22 @@ pub(super) fn show(path: &Path, json: bool) -> Exit {
 pub(super) fn schema() -> Exit {
     output::line(json_schema::schema().trim_end());
     Exit::Done
+}
+
+/// The configuration that a text would be in the file at `path`; what is wrong with it is printed.
+pub(super) fn usable(path: &Path, text: String) -> Result<Usable, Exit> {
+    let document = Document { name: path.display().to_string(), text };
+    toml::usable_as(document, path, None).map_err(|unusable| refuse(&unusable))
+}
+
+/// Changes the file, and leaves its owner and mode.
+pub(super) fn rewrite(path: &Path, text: &str) -> Result<(), Exit> {
+    fs::rewrite(path, text.as_bytes()).map_err(|error| not_writable(&error))
+}
+
+pub(super) fn not_writable(error: &fs::FsError) -> Exit {
+    output::problem(format!("{error}\n  use root, or whoever may write there"));
+    Exit::NotPermitted
 }
 
 /// Prints why a configuration cannot be used.

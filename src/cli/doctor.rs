@@ -34,19 +34,16 @@ pub(super) fn doctor(path: &Path, json: bool, offline: bool, means: Means) -> Ex
     };
     let users = match Users::of(&loaded.parsed.config) {
         Ok(users) => users,
-        Err(why) => return output::refused(&why),
+        Err(why) => return output::fail(&why),
     };
     let around = Circumstances { supervisor, outside: !offline, environment: means.environment };
     let facts = match commands::block_on(checkup::look(&loaded, &users, &around)) {
         Ok(facts) => facts,
-        Err(error) => return output::refused(&error.to_string()),
+        Err(error) => return output::fail(&error.to_string()),
     };
     let findings = doctor::examine(&loaded.parsed.config, &facts);
     if json {
-        match serde_json::to_string_pretty(&findings) {
-            Ok(text) => output::line(text),
-            Err(error) => return output::refused(&error.to_string()),
-        }
+        commands::print_json(&findings);
     } else {
         findings.iter().for_each(print);
     }

@@ -19,8 +19,6 @@ use crate::host::machine::Machine;
 use crate::host::media;
 use crate::host::provision;
 use crate::host::secrets;
-use crate::host::toml;
-use crate::host::toml::Document;
 use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::sys::fs;
@@ -32,7 +30,7 @@ use super::commands;
 use super::config;
 use super::output;
 use super::output::fact;
-use super::output::refused;
+use super::output::fail;
 use super::upgrade;
 
 /// The file with every key, as the packages install it; who has not touched its name has not set up anything.
@@ -84,7 +82,7 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
             return Err(Exit::NotPermitted);
         }
     };
-    let checked = usable(path, text.clone())?;
+    let checked = config::usable(path, text.clone())?;
     let fresh =
         checked.parsed.config.server_name == UNNAMED && answers.server_name.as_deref() != Some(UNNAMED);
     let text = if fresh || before.is_none() {
@@ -93,9 +91,9 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
         kept(path, &checked.parsed.config, answers)?;
         text
     };
-    let chosen = usable(path, text)?;
+    let chosen = config::usable(path, text)?;
     let config = &chosen.parsed.config;
-    let users = Users::of(config).map_err(|why| refused(&why))?;
+    let users = Users::of(config).map_err(|why| fail(&why))?;
     if users.synapse.is_none()
         && users::own_name() != config.supervisor.user
         && config.supervisor.state_dir == Path::new("/var/lib/synvisor")
@@ -105,28 +103,31 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
         );
         return Err(Exit::NotPermitted);
     }
-    let builder = Builder::new(config, users.synapse.as_ref(), means).map_err(|why| refused(&why))?;
+    let builder = Builder::new(config, users.synapse.as_ref(), means).map_err(|why| fail(&why))?;
     let text = with_version(&builder, &chosen, answers)?;
-    let ready = usable(path, text)?;
+    let ready = config::usable(path, text)?;
     if before.as_deref() != Some(ready.text.as_str()) {
-        write(path, &ready.text, before.is_some())?;
+        match before {
+            Some(_) => config::rewrite(path, &ready.text)?,
+            None => write_new(path, &ready.text)?,
+        }
     }
     fact("configuration", &path.display().to_string());
     let config = &ready.parsed.config;
     let layout = Layout::of(config);
     if let Some(media) = &answers.media {
-        let said = media::place(&layout, media, users.synapse.as_ref()).map_err(|why| refused(&why))?;
+        let said = media::place(&layout, media, users.synapse.as_ref()).map_err(|why| fail(&why))?;
         fact("media", &said);
     }
-    layout.make_state(&users).map_err(|error| refused(&error.to_string()))?;
+    layout.make_state(&users).map_err(|error| fail(&error.to_string()))?;
     let made = secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref());
-    let made = made.map_err(|error| refused(&error.to_string()))?;
+    let made = made.map_err(|error| fail(&error.to_string()))?;
     let shown = layout.secrets().display().to_string();
     fact("secrets", &if made.is_empty() { format!("{shown} (they are there)") } else { shown });
     if let Some(recipe) = &config.python.recipe {
         upgrade::make(&builder, recipe, &config.supervisor.state_dir)?;
     }
-    let held = venv::inspect(config, users.synapse.as_ref()).map_err(|why| refused(&why))?;
+    let held = venv::inspect(config, users.synapse.as_ref()).map_err(|why| fail(&why))?;
     if config.python.recipe.is_none() {
         let version = held.synapse.unwrap_or_default();
         fact("virtualenv", &format!("{} (yours, Synapse {version})", config.python.venv.display()));
@@ -170,7 +171,7 @@ fn questions(text: &str, answers: &Answers) -> Result<String, Exit> {
     }
     keys.extend(redis.map(|redis| ("redis", "mode", redis)));
     let set = |text: String, (table, key, value): (&str, &str, String)| edit::set(&text, table, key, &value);
-    keys.into_iter().try_fold(text.to_owned(), set).map_err(|why| refused(&why))
+    keys.into_iter().try_fold(text.to_owned(), set).map_err(|why| fail(&why))
 }
 
 fn question_on_terminal(question: &str, suggested: &str) -> Result<String, Exit> {
@@ -199,7 +200,7 @@ fn kept(path: &Path, config: &Config, answers: &Answers) -> Result<(), Exit> {
         if let Some(given) =
             given.as_ref().filter(|given| given.trim_end_matches('/') != held.trim_end_matches('/'))
         {
-            return Err(refused(&format!(
+            return Err(fail(&format!(
                 "{} says {held}, and {flag} says {given}: what is set up is not overwritten\n  \
                  leave {flag} out, or edit the file",
                 path.display()
@@ -225,16 +226,16 @@ fn with_version(builder: &Builder<'_>, chosen: &Usable, answers: &Answers) -> Re
     if let (Some(recipe), Some(asked)) = (&python.recipe, &answers.synapse)
         && recipe.version != *asked
     {
-        return Err(refused(&format!(
+        return Err(fail(&format!(
             "Synapse {} is set up\n  another version is taken up by: synvisor upgrade {asked}",
             recipe.version
         )));
     }
     let version = match &answers.synapse {
         Some(version) => version.clone(),
-        None => builder.newest().map_err(|why| refused(&why))?,
+        None => builder.newest().map_err(|why| fail(&why))?,
     };
-    edit::set(&chosen.text, "python", "synapse", &version).map_err(|why| refused(&why))
+    edit::set(&chosen.text, "python", "synapse", &version).map_err(|why| fail(&why))
 }
 
 /// PostgreSQL and Redis: made where that can be, asked where they are there.
@@ -243,8 +244,7 @@ fn services(ready: &Usable) -> Result<(), Exit> {
     match &config.database {
         Database::Embedded => fact("PostgreSQL", "embedded: it is made at the first start"),
         Database::External(external) if provision::may(external) => {
-            let made =
-                provision::provision(external).map_err(|why| refused(&format!("PostgreSQL: {why}")))?;
+            let made = provision::provision(external).map_err(|why| fail(&format!("PostgreSQL: {why}")))?;
             let made = if made.is_empty() {
                 "they are there".to_owned()
             } else {
@@ -267,7 +267,7 @@ fn services(ready: &Usable) -> Result<(), Exit> {
                     ));
                     return Err(Exit::Failed);
                 }
-                Err(error) => return Err(refused(&error.to_string())),
+                Err(error) => return Err(fail(&error.to_string())),
             }
         }
     }
@@ -279,11 +279,9 @@ fn services(ready: &Usable) -> Result<(), Exit> {
                 match commands::block_on(database::reach_redis(config, password)) {
                     Ok(Ok(())) => fact("Redis", "it answers"),
                     Ok(Err(why)) => {
-                        return Err(refused(&format!(
-                            "{why}\n  or install it: apt-get install redis-server"
-                        )));
+                        return Err(fail(&format!("{why}\n  or install it: apt-get install redis-server")));
                     }
-                    Err(error) => return Err(refused(&error.to_string())),
+                    Err(error) => return Err(fail(&error.to_string())),
                 }
             }
         }
@@ -304,24 +302,11 @@ fn next(path: &Path, config: &Config) -> String {
     )
 }
 
-fn usable(path: &Path, text: String) -> Result<Usable, Exit> {
-    let document = Document { name: path.display().to_string(), text };
-    toml::usable_as(document, path, None).map_err(|unusable| config::refuse(&unusable))
-}
-
-fn write(path: &Path, text: &str, exists: bool) -> Result<(), Exit> {
-    let written = if exists {
-        fs::rewrite(path, text.as_bytes())
-    } else {
-        path.parent().map_or(Ok(()), fs::make_directory).and_then(|()| {
-            // As the packages install it: the service reads it by its group.
-            let group = users::group("synvisor").filter(|_| users::own_uid() == 0);
-            let owner = group.map(|gid| User { name: "root".to_owned(), uid: 0, gid });
-            fs::replace(path, text.as_bytes(), 0o640, owner.as_ref()).map(|_| ())
-        })
-    };
-    written.map_err(|error| {
-        output::problem(format!("{error}\n  use root, or whoever may write there"));
-        Exit::NotPermitted
-    })
+/// Writes the file as the packages install it: the service reads it by its group.
+fn write_new(path: &Path, text: &str) -> Result<(), Exit> {
+    let group = users::group("synvisor").filter(|_| users::own_uid() == 0);
+    let owner = group.map(|gid| User { name: "root".to_owned(), uid: 0, gid });
+    let made = path.parent().map_or(Ok(()), fs::make_directory);
+    made.and_then(|()| fs::replace(path, text.as_bytes(), 0o640, owner.as_ref()).map(|_| ()))
+        .map_err(|error| config::not_writable(&error))
 }

@@ -35,7 +35,7 @@ pub(super) fn fact(what: &str, text: &str) {
 }
 
 /// Says why a command ends without having done what it was to do.
-pub(super) fn refused(why: &str) -> Exit {
+pub(super) fn fail(why: &str) -> Exit {
     problem(why);
     Exit::Failed
 }

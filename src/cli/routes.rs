@@ -73,7 +73,7 @@ pub(super) fn verify(path: &Path) -> Exit {
     let venv = config.python.venv.display();
     let (count, findings) = match compared(&config, &users) {
         Ok(compared) => compared,
-        Err(why) => return output::refused(&why),
+        Err(why) => return output::fail(&why),
     };
     if findings.is_empty() {
         output::line(format!("{venv}: all {count} endpoints go where they are answered"));
@@ -82,7 +82,7 @@ pub(super) fn verify(path: &Path) -> Exit {
     for finding in &findings {
         output::problem(finding);
     }
-    output::refused(&format!(
+    output::fail(&format!(
         "{venv}: {} of what it answers is not as the table has it\n  \
          look for a newer synvisor, or report this with Synapse's version",
         findings.len()

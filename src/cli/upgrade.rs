@@ -7,15 +7,15 @@ use hyper::Method;
 
 use crate::config::Config;
 use crate::config::edit;
+use crate::config::effective::Effective;
+use crate::config::effective::Origin;
 use crate::config::recipe::Recipe;
 use crate::host::builder::Builder;
 use crate::host::builder::Means;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::schema;
-use crate::host::schema::Schema;
 use crate::host::toml;
-use crate::host::toml::Document;
 use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::render;
@@ -29,7 +29,7 @@ use super::commands;
 use super::config;
 use super::output;
 use super::output::fact;
-use super::output::refused;
+use super::output::fail;
 use super::progress::Progress;
 
 /// Virtualenvs that are kept: what runs, what ran before, and one more.
@@ -58,26 +58,29 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
     let now = toml::usable(path, None).map_err(|unusable| config::refuse(&unusable))?;
     let old = &now.parsed.config;
     if old.python.recipe.is_none() && now.parsed.effective.iter().any(is_own_venv) {
-        return Err(refused(&format!(
+        return Err(fail(&format!(
             "{} names a virtualenv of your own ([python] venv), and synvisor changes none that it has not made\n  \
              put `synapse = \"VERSION\"` in the place of venv: `synvisor upgrade` then makes one",
             path.display()
         )));
     }
     let running = settled(path)?;
-    let users = Users::of(old).map_err(|why| refused(&why))?;
-    let builder = Builder::new(old, users.synapse.as_ref(), means).map_err(|why| refused(&why))?;
+    let users = Users::of(old).map_err(|why| fail(&why))?;
+    let builder = Builder::new(old, users.synapse.as_ref(), means).map_err(|why| fail(&why))?;
     let version = match &wish.version {
         Some(version) => version.clone(),
-        None if wish.rollback => before(old).ok_or_else(|| {
-            refused("there is no version before this one\n  name it: synvisor upgrade VERSION")
-        })?,
-        None => builder.newest().map_err(|why| refused(&why))?,
+        None if wish.rollback => {
+            let before = builder.before(&old.python.venv).map_err(|why| fail(&why))?;
+            before.ok_or_else(|| {
+                fail("there is no version before this one\n  name it: synvisor upgrade VERSION")
+            })?
+        }
+        None => builder.newest().map_err(|why| fail(&why))?,
     };
     let new = with_version(path, &now, &version)?;
     let target = &new.parsed.config;
     let Some(recipe) = &target.python.recipe else {
-        return Err(refused("the configuration names no version of Synapse"));
+        return Err(fail("the configuration names no version of Synapse"));
     };
     let was = venv::synapse_version(&old.python.venv);
     output::line(match &was {
@@ -85,15 +88,15 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
         None => format!("Synapse {version}"),
     });
     make(&builder, recipe, &old.supervisor.state_dir)?;
-    venv::inspect(target, users.synapse.as_ref()).map_err(|why| refused(&why))?;
+    venv::inspect(target, users.synapse.as_ref()).map_err(|why| fail(&why))?;
     if now.text == new.text && target.python.venv == old.python.venv && was.is_some() {
         output::line(format!("Synapse {version} is what {} says already", path.display()));
         return Ok(Exit::Done);
     }
     routes(target, &users, wish)?;
-    let schemas = database(&now, target, &users, wish, was.as_deref())?;
-    if running && let Some((old_schema, new_schema)) = &schemas {
-        ahead(target, &users, old_schema, new_schema);
+    let newest = database(&now, target, &users, wish, was.as_deref())?;
+    if running && let Some(newest) = newest {
+        ahead(target, &users, newest);
     }
     take_up(path, &now, &new, running)?;
     let stay = [old.python.venv.clone(), target.python.venv.clone()];
@@ -111,7 +114,7 @@ fn settled(path: &Path) -> Step<bool> {
     }
     match commands::ask::<PlanReport>(path, Method::GET, "/v1/plan", &())? {
         PlanReport::Planned { empty: true, .. } => Ok(true),
-        PlanReport::Planned { empty: false, .. } => Err(refused(&format!(
+        PlanReport::Planned { empty: false, .. } => Err(fail(&format!(
             "{} differs from what runs, and an upgrade would bring that along\n  \
              apply it first (synvisor reload), or take it back; `synvisor plan` says what it is",
             path.display()
@@ -120,27 +123,14 @@ fn settled(path: &Path) -> Step<bool> {
             output::problem(message);
             Err(Exit::Busy)
         }
-        PlanReport::Refused { message } | PlanReport::Unusable { message } => Err(refused(&message)),
+        PlanReport::Refused { message } | PlanReport::Unusable { message } => Err(fail(&message)),
     }
-}
-
-/// The version of the newest virtualenv but that of now.
-fn before(config: &Config) -> Option<String> {
-    let mut others: Vec<_> = fs::list(&Recipe::home(&config.supervisor.state_dir))
-        .ok()?
-        .into_iter()
-        .filter(|path| *path != config.python.venv)
-        .filter_map(|path| Some((fs::modified(&path.join("pyvenv.cfg"))?, venv::synapse_version(&path)?)))
-        .collect();
-    others.sort_unstable();
-    others.pop().map(|(_, version)| version)
 }
 
 /// The configuration with another version in it, checked as the file will be.
 fn with_version(path: &Path, now: &Usable, version: &str) -> Step<Usable> {
-    let text = edit::set(&now.text, "python", "synapse", version).map_err(|why| refused(&why))?;
-    let document = Document { name: path.display().to_string(), text };
-    toml::usable_as(document, path, None).map_err(|unusable| config::refuse(&unusable))
+    let text = edit::set(&now.text, "python", "synapse", version).map_err(|why| fail(&why))?;
+    config::usable(path, text)
 }
 
 /// Makes a virtualenv, unless it is there, and says how far it is.
@@ -152,7 +142,7 @@ pub(super) fn make(builder: &Builder<'_>, recipe: &Recipe, state: &Path) -> Step
     match made {
         Ok(true) => fact("virtualenv", &format!("{} (made in {seconds} s)", place.display())),
         Ok(false) => fact("virtualenv", &format!("{} (it is there)", place.display())),
-        Err(why) => return Err(refused(&why)),
+        Err(why) => return Err(fail(&why)),
     }
     Ok(())
 }
@@ -179,64 +169,64 @@ fn routes(target: &Config, users: &Users, wish: &Wish) -> Step<()> {
         fact("routes", &why);
         return Ok(());
     }
-    Err(refused(&format!(
+    Err(fail(&format!(
         "nothing was changed: {why}\n  look for a newer synvisor, or go on with --anyway: what is listed above may fail"
     )))
 }
 
-/// Whether the new Synapse can use the database, and whether there is a way back then.
+/// Whether the new Synapse can use the database, and whether there is a way back then; returns the schema that the database
+/// can be migrated to while the old Synapse still serves.
 fn database(
     now: &Usable,
     target: &Config,
     users: &Users,
     wish: &Wish,
     was: Option<&str>,
-) -> Step<Option<(Schema, Schema)>> {
+) -> Step<Option<i64>> {
     let user = users.synapse.as_ref();
     let settings = render::connection(&now.parsed.config, &now.secrets);
     let connection = serde_json::to_value(settings).unwrap_or_default();
-    let new = schema::ask(&target.python.venv, Some(&connection), user);
-    let (new, old) = match (new, was) {
-        (Ok(new), Some(_)) => (new, schema::ask(&now.parsed.config.python.venv, None, user)),
-        (Ok(new), None) => {
-            if let Some(found) = new.database {
-                usable(&new, found)?;
-            }
+    let new = match schema::ask(&target.python.venv, Some(&connection), user) {
+        Ok(new) => new,
+        Err(why) if wish.anyway => {
+            fact("database", &format!("was not asked: {why}"));
             return Ok(None);
         }
-        (Err(why), _) => {
-            if wish.anyway {
-                fact("database", &format!("was not asked: {why}"));
-                return Ok(None);
-            }
-            return Err(refused(&format!(
+        Err(why) => {
+            return Err(fail(&format!(
                 "nothing was changed: the database does not say which schema it has: {why}\n  \
                  let it run meanwhile, or go on without knowing whether there is a way back: --anyway"
             )));
         }
     };
-    let old =
-        old.map_err(|why| refused(&format!("the Synapse that runs does not say what it can use: {why}")))?;
     let Some(found) = new.database else {
         fact("database", "has no tables yet");
         return Ok(None);
     };
-    usable(&new, found)?;
+    if !new.can_use(found) {
+        return Err(fail(&format!(
+            "nothing was changed: the database has schema {} and asks for a Synapse that knows {}; this one knows {}\n  \
+             a newer version is needed, or a backup of the database from before it was migrated",
+            found.version, found.oldest_code, new.newest
+        )));
+    }
+    let Some(was) = was else { return Ok(None) };
+    let old = schema::ask(&now.parsed.config.python.venv, None, user)
+        .map_err(|why| fail(&format!("the Synapse that runs does not say what it can use: {why}")))?;
     let schema = if new.migrates() {
         format!("schema {} → {}", found.version, new.newest)
     } else {
         format!("schema {} stays", found.version)
     };
-    let was = was.unwrap_or_default();
     if new.leaves_usable_for(&old) {
         fact("database", &format!("{schema}: rollback to {was} is possible"));
-        return Ok(Some((old, new)));
+        return Ok(new.migrates().then_some(new.newest));
     }
     fact("database", &format!("{schema}: rollback to {was} is NOT possible"));
     if wish.anyway {
-        return Ok(Some((old, new)));
+        return Ok(None);
     }
-    Err(refused(&format!(
+    Err(fail(&format!(
         "nothing was changed: after this there is no way back to {was}, which knows schemas up to {} while the database would \
          ask for {}\n  make a backup of the database, then: synvisor upgrade {} --anyway",
         old.newest,
@@ -245,37 +235,21 @@ fn database(
     )))
 }
 
-fn usable(new: &Schema, found: schema::Found) -> Step<()> {
-    if new.can_use(found) {
-        return Ok(());
-    }
-    Err(refused(&format!(
-        "nothing was changed: the database has schema {} and asks for a Synapse that knows {}; this one knows {}\n  \
-         a newer version is needed, or a backup of the database from before it was migrated",
-        found.version, found.oldest_code, new.newest
-    )))
-}
-
-/// Migrates while the old Synapse still serves, where that can go on with the new schema: nobody has to wait for it then.
-fn ahead(target: &Config, users: &Users, old: &Schema, new: &Schema) {
-    if !new.migrates() || !new.leaves_usable_for(old) {
-        return;
-    }
+/// Migrates while the old Synapse still serves: nobody has to wait for it then.
+fn ahead(target: &Config, users: &Users, newest: i64) {
     let file = Layout::of(target).config_file(&UnitName::main());
     let progress = Progress::start("migration     the schema, while the old Synapse serves".to_owned());
     let done = schema::migrate(&target.python.venv, &file, users.synapse.as_ref());
     let seconds = progress.end();
     match done {
-        Ok(()) => {
-            fact("migration", &format!("schema {} while the old Synapse serves ({seconds} s)", new.newest))
-        }
+        Ok(()) => fact("migration", &format!("schema {newest} while the old Synapse serves ({seconds} s)")),
         Err(why) => fact("migration", &format!("is left to the new main process: {why}")),
     }
 }
 
 /// Writes the TOML and has the daemon take it up; what the daemon undoes is undone in the file.
 fn take_up(path: &Path, now: &Usable, new: &Usable, running: bool) -> Step<()> {
-    write(path, &new.text)?;
+    config::rewrite(path, &new.text)?;
     if !running {
         output::line(format!("{} is changed; it counts from the next start", path.display()));
         return Ok(());
@@ -288,7 +262,7 @@ fn take_up(path: &Path, now: &Usable, new: &Usable, running: bool) -> Step<()> {
         Err(exit) => {
             // Somebody may have edited it meanwhile.
             if fs::read(path).is_ok_and(|text| text == new.text) {
-                write(path, &now.text)?;
+                config::rewrite(path, &now.text)?;
                 output::problem(format!("{} is as it was", path.display()));
             }
             Err(exit)
@@ -296,15 +270,6 @@ fn take_up(path: &Path, now: &Usable, new: &Usable, running: bool) -> Step<()> {
     }
 }
 
-fn write(path: &Path, text: &str) -> Step<()> {
-    fs::rewrite(path, text.as_bytes()).map_err(|error| {
-        output::problem(format!("{error}\n  use root, or whoever may write that file"));
-        Exit::NotPermitted
-    })
-}
-
-fn is_own_venv(held: &crate::config::effective::Effective) -> bool {
-    held.table == "[python]"
-        && held.key == "venv"
-        && matches!(held.origin, crate::config::effective::Origin::At(_))
+fn is_own_venv(held: &Effective) -> bool {
+    held.table == "[python]" && held.key == "venv" && matches!(held.origin, Origin::At(_))
 }

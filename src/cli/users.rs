@@ -160,7 +160,7 @@ async fn new_password(way: &Admin, from_stdin: bool) -> Result<String, Trouble> 
 fn refused(error: AdminError, id: &UserId) -> Trouble {
     let AdminError::Refused(refusal) = error else { return Trouble::Admin(error) };
     match in_words(&refusal, id) {
-        Some(why) => Trouble::Said(commands::fail(&why)),
+        Some(why) => Trouble::Said(output::fail(&why)),
         None => Trouble::Admin(AdminError::Refused(refusal)),
     }
 }

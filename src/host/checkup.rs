@@ -1,13 +1,9 @@
 //! Looks at everything that the doctor judges.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
-use std::process::Stdio;
 
 use serde::Deserialize;
 
@@ -33,18 +29,9 @@ use super::database;
 use super::layout::Layout;
 use super::layout::Users;
 use super::machine::Machine;
+use super::python;
+use super::systemd;
 use super::toml::Loaded;
-use super::venv;
-
-/// The unit as it is shipped: where it lets the service write.
-const UNIT: &str = include_str!("../../systemd/synvisor.service");
-
-/// Where systemd looks for what changes the unit (systemd.unit(5)).
-const DROP_INS: [&str; 3] = [
-    "/etc/systemd/system/synvisor.service.d",
-    "/run/systemd/system/synvisor.service.d",
-    "/usr/local/lib/systemd/system/synvisor.service.d",
-];
 
 /// What the Python of a virtualenv finds out.
 #[derive(Deserialize)]
@@ -85,7 +72,7 @@ pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Fac
         Redis::External(external) => external.password.as_ref().map(|source| loaded.secrets.get(source)),
         Redis::Embedded => None,
     };
-    let drop_ins = drop_ins();
+    let drop_ins = systemd::drop_ins();
     let in_service = layout.state == Path::new("/var/lib/synvisor");
     Facts {
         redis: database::reach_redis(config, password).await,
@@ -108,36 +95,17 @@ pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Fac
 }
 
 /// Has the virtualenv's Python ask the database and the outside.
-#[expect(clippy::disallowed_methods, reason = "runs in a command that has no other children")]
 fn ask(loaded: &Loaded, users: &Users, around: &Circumstances) -> Result<Told, String> {
     let config = &loaded.parsed.config;
-    let python = venv::interpreter(&config.python.venv);
-    let mut command = Command::new(&python);
-    command.args(["-I", "-W", "ignore", "-c", include_str!("doctor.py")]).current_dir("/").env_clear();
-    command.envs(around.environment.iter().map(|(name, value)| (name, value)));
-    if let Some(user) = &users.synapse {
-        command.uid(user.uid).gid(user.gid);
-    }
-    crate::sys::process::incapable(&mut command);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child =
-        command.spawn().map_err(|error| format!("{} cannot be run: {error}", python.display()))?;
+    let mut command = python::command(&config.python.venv, users.synapse.as_ref());
+    command.env_clear().envs(around.environment.iter().map(|(name, value)| (name, value)));
     let asked = serde_json::json!({
         "connection": render::connection(config, &loaded.secrets),
         "server_name": config.server_name,
         "public_baseurl": config.public_baseurl,
         "forged": around.outside.then(|| doctor::FORGED.to_string()),
     });
-    if let Some(mut input) = child.stdin.take() {
-        // One that ends without having read it says why.
-        let _ = input.write_all(asked.to_string().as_bytes());
-    }
-    let done = child.wait_with_output().map_err(|error| error.to_string())?;
-    serde_json::from_slice(&done.stdout).map_err(|error| {
-        let said = String::from_utf8_lossy(&done.stderr);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned);
-        format!("{} does not answer: {}", python.display(), last.unwrap_or_else(|| error.to_string()))
-    })
+    python::ask(command, include_str!("doctor.py"), &asked)
 }
 
 fn port(address: SocketAddr, supervisor: Option<u32>) -> Port {
@@ -154,7 +122,7 @@ fn places(layout: &Layout, drop_ins: &[DropIn], in_service: bool) -> Vec<Place> 
     let state = &layout.state;
     let look = |what: &'static str, path: PathBuf| {
         let space = fs::space(&path).ok()?;
-        let open = !in_service || path.starts_with(state) || doctor::is_open(&path, UNIT, drop_ins);
+        let open = !in_service || path.starts_with(state) || doctor::is_open(&path, systemd::UNIT, drop_ins);
         let fs::Space { free, size, free_files, files } = space;
         Some(Place { what, path, free, size, free_files, files, open })
     };
@@ -185,12 +153,6 @@ fn kept(loaded: &Loaded, users: &Users) -> Vec<Kept> {
     let mine = [root, own, (users::own_uid(), users::own_name())];
     all.push(one(PathBuf::from(&loaded.document.name), &mine, 0o022));
     all.into_iter().flatten().collect()
-}
-
-fn drop_ins() -> Vec<DropIn> {
-    let files = DROP_INS.iter().flat_map(|directory| fs::list(Path::new(directory)).unwrap_or_default());
-    let configs = files.filter(|path| path.extension().is_some_and(|extension| extension == "conf"));
-    configs.filter_map(|path| Some(DropIn { text: fs::read(&path).ok()?, path })).collect()
 }
 
 fn warnings(warnings: &[Problem], unfit: &[Problem]) -> Vec<(String, String)> {

@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
+use crate::doctor;
 use crate::sys::fs;
 use crate::sys::users::User;
 
 use super::layout::Layout;
-
-/// Where the unit lets the service write (`ReadWritePaths=` in systemd/synvisor.service).
-const OPEN: [&str; 6] = ["/var/lib/synvisor", "/srv", "/mnt", "/media", "/matrix", "/var/lib/matrix-synapse"];
+use super::systemd;
 
 /// What lets the service write elsewhere too.
 const DROP_IN: &str = "/etc/systemd/system/synvisor.service.d/media.conf";
@@ -42,8 +41,11 @@ pub fn place(layout: &Layout, directory: &Path, user: Option<&User>) -> Result<S
             fs::link(&link, directory).map_err(|error| error.to_string())?;
         }
     }
-    let open = OPEN.iter().any(|open| directory.starts_with(open));
-    if open || layout.state != Path::new("/var/lib/synvisor") {
+    let in_service = layout.state == Path::new("/var/lib/synvisor");
+    if !in_service
+        || directory.starts_with(&layout.state)
+        || doctor::is_open(directory, systemd::UNIT, &systemd::drop_ins())
+    {
         return Ok(format!("{shown}"));
     }
     let text = format!(

@@ -9,6 +9,7 @@ pub mod layout;
 pub mod machine;
 pub mod media;
 pub mod provision;
+pub mod python;
 pub mod schema;
 pub mod secrets;
 pub mod servlets;

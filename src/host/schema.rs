@@ -1,17 +1,14 @@
 //! Which schemas of the database a Synapse can use, and which one a database has (Synapse's
 //! `docs/development/database_schema.md`).
 
-use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 use std::process::Stdio;
 
 use serde::Deserialize;
 
 use crate::sys::users::User;
 
-use super::venv;
+use super::python;
 
 /// What the Synapse of a virtualenv says of schemas.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -60,20 +57,10 @@ pub fn ask(
     connection: Option<&serde_json::Value>,
     user: Option<&User>,
 ) -> Result<Schema, String> {
-    let mut child = python(venv, user)
-        .args(["-I", "-W", "ignore", "-c", include_str!("schema.py")])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("cannot run {}: {error}", venv::interpreter(venv).display()))?;
-    if let Some(mut input) = child.stdin.take() {
-        let asked = connection.unwrap_or(&serde_json::Value::Null);
-        // One that does not read says why when it has ended.
-        let _ = input.write_all(asked.to_string().as_bytes());
-    }
-    let done = child.wait_with_output().map_err(|error| error.to_string())?;
-    serde_json::from_slice(&done.stdout).map_err(|_| last_line(&done.stderr))
+    let mut command = python::command(venv, user);
+    // libpq would go by the caller's.
+    command.env_clear();
+    python::ask(command, include_str!("schema.py"), connection.unwrap_or(&serde_json::Value::Null))
 }
 
 /// Has the Synapse of a virtualenv migrate the database that a rendered configuration names, as its main process would
@@ -82,29 +69,14 @@ pub fn ask(
 /// # Errors
 /// What Python said last.
 pub fn migrate(venv: &Path, file: &Path, user: Option<&User>) -> Result<(), String> {
-    let done = python(venv, user)
-        .args(["-I", "-m", "synapse._scripts.update_synapse_database", "--database-config"])
+    let done = python::command(venv, user)
+        .env_clear()
+        .args(["-m", "synapse._scripts.update_synapse_database", "--database-config"])
         .arg(file)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;
-    if done.status.success() { Ok(()) } else { Err(last_line(&done.stderr)) }
-}
-
-#[expect(clippy::disallowed_methods, reason = "runs in a command that has no other children")]
-fn python(venv: &Path, user: Option<&User>) -> Command {
-    let mut command = Command::new(venv::interpreter(venv));
-    command.env_clear().current_dir("/");
-    if let Some(user) = user {
-        command.uid(user.uid).gid(user.gid);
-    }
-    crate::sys::process::incapable(&mut command);
-    command
-}
-
-fn last_line(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing").to_owned()
+    if done.status.success() { Ok(()) } else { Err(python::last_line(&done.stderr)) }
 }
 
 #[cfg(test)]

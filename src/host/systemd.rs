@@ -4,8 +4,26 @@ use std::path::Path;
 use std::process::Command;
 use std::process::Stdio;
 
+use crate::doctor::DropIn;
 use crate::sys::fs;
 use crate::sys::process;
+
+/// The unit as it is shipped.
+pub const UNIT: &str = include_str!("../../systemd/synvisor.service");
+
+/// Where systemd looks for what changes the unit (systemd.unit(5)).
+const DROP_INS: [&str; 3] = [
+    "/etc/systemd/system/synvisor.service.d",
+    "/run/systemd/system/synvisor.service.d",
+    "/usr/local/lib/systemd/system/synvisor.service.d",
+];
+
+/// What changes the unit on this machine.
+pub fn drop_ins() -> Vec<DropIn> {
+    let files = DROP_INS.iter().flat_map(|directory| fs::list(Path::new(directory)).unwrap_or_default());
+    let configs = files.filter(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    configs.filter_map(|path| Some(DropIn { text: fs::read(&path).ok()?, path })).collect()
+}
 
 /// The unit in whose control group this process is.
 pub fn own_unit() -> Option<String> {

@@ -1,6 +1,5 @@
 //! The virtualenv: is Synapse in it, and what else did it bring?
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -64,10 +63,6 @@ pub fn version_in(venv: &Path) -> Option<String> {
 ///
 /// # Errors
 /// One sentence on what is wrong and one on what to do.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "runs once, before the supervisor has children that it must reap"
-)]
 pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
     let venv = &config.python.venv;
     let shown = venv.display();
@@ -79,20 +74,17 @@ pub fn inspect(config: &Config, user: Option<&User>) -> Result<Venv, String> {
             hidden_home(&python)
         ));
     }
-    let mut command = std::process::Command::new(&python);
-    command.args(["-I", "-c", include_str!("inspect.py")]).current_dir("/");
-    if let Some(user) = user {
-        command.uid(user.uid).gid(user.gid);
-    }
-    crate::sys::process::incapable(&mut command);
-    let output = command.output().map_err(|error| {
-        let name = user.map_or_else(users::own_name, |user| user.name.clone());
-        let shown = python.display();
-        format!(
-            "{name} cannot run {shown}: {error}\n  \
+    let output = super::python::command(venv, user)
+        .args(["-c", include_str!("inspect.py")])
+        .output()
+        .map_err(|error| {
+            let name = user.map_or_else(users::own_name, |user| user.name.clone());
+            let shown = python.display();
+            format!(
+                "{name} cannot run {shown}: {error}\n  \
              is the virtualenv, and the Python that it was made with, readable for {name}? otherwise {create}"
-        )
-    })?;
+            )
+        })?;
     let told = String::from_utf8_lossy(&output.stderr);
     let found: Venv = serde_json::from_slice(&output.stdout).map_err(|_| {
         format!("{} does not work: {}\n  remove {shown} and {create}", python.display(), told.trim())

@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,15 +66,20 @@ def version(home: Deployment) -> str:
     return found
 
 
-def test_it_takes_the_place_of_another_one_without_a_failed_request_and_goes_back(home: Deployment) -> None:
-    before = home.toml.read_text(encoding="utf-8")
+def under_load(home: Deployment) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """An upgrade, and what became of the requests meanwhile."""
     with Traffic(home.port) as traffic:
         traffic.breathe()
         traffic.phase("upgrade")
         done = home.cli("upgrade", NEW, timeout=600)
-        assert done.returncode == 0, done
         traffic.breathe()
-        report = traffic.stop()
+        return done, traffic.stop()
+
+
+def test_it_takes_the_place_of_another_one_without_a_failed_request_and_goes_back(home: Deployment) -> None:
+    before = home.toml.read_text(encoding="utf-8")
+    done, report = under_load(home)
+    assert done.returncode == 0, done
     print(done.stdout)
     print(f"the longest that each kind of request took, in ms: {json.dumps(report['slowest_ms'])}")
     nothing_failed(report)
@@ -142,15 +148,10 @@ def test_one_that_does_not_come_up_is_undone(home: Deployment) -> None:
     home.write()
     assert home.cli("reload", timeout=300).returncode == 0
     text = home.toml.read_text(encoding="utf-8")
-    with Traffic(home.port) as traffic:
-        traffic.breathe()
-        traffic.phase("an upgrade that fails")
-        done = home.cli("upgrade", NEW, timeout=600)
-        assert done.returncode == 1, done
-        assert "this module is broken" in done.stderr, done
-        assert "rolled back" in done.stderr, done
-        traffic.breathe()
-        report = traffic.stop()
+    done, report = under_load(home)
+    assert done.returncode == 1, done
+    assert "this module is broken" in done.stderr, done
+    assert "rolled back" in done.stderr, done
     nothing_failed(report)
     assert version(home).startswith(OLD)
     assert home.toml.read_text(encoding="utf-8") == text

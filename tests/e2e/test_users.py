@@ -93,14 +93,32 @@ def refused_without_terminal(home: Deployment, *arguments: str) -> str:
 
 
 # Whoever has a terminal has a session of its own, and would be taken for an orphan; this one waits for it.
-ON_A_TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+ON_A_TERMINAL = """
+import os, pty, sys, termios
+
+def shown(terminal):
+    global hidden
+    hidden = lambda: not termios.tcgetattr(terminal)[3] & termios.ECHO
+    return os.read(terminal, 4096)
+
+def typed(fd):
+    text = os.read(fd, 4096)
+    while sys.argv[1] == "unseen" and not hidden():
+        pass
+    return text
+
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[2:], shown, typed)))
+"""
 
 
-def typed(home: Deployment, answers: list[tuple[str, str]], *arguments: str) -> tuple[int, str]:
-    """The exit code of a command, and what it says to somebody who types these answers on a terminal."""
+def typed(home: Deployment, how: str, answers: list[tuple[str, str]], *arguments: str) -> tuple[int, str]:
+    """The exit code of a command, and what it says to somebody who types these answers on a terminal.
+
+    `how` is "unseen" when it hides what is typed: it is typed when it does.
+    """
     seen = ""
     with subprocess.Popen(
-        [sys.executable, "-c", ON_A_TERMINAL, *home.command(*arguments)],
+        [sys.executable, "-c", ON_A_TERMINAL, how, *home.command(*arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:
@@ -118,8 +136,6 @@ def typed(home: Deployment, answers: list[tuple[str, str]], *arguments: str) -> 
             before = len(seen)
             while question not in seen[before:] and read():
                 pass
-            # The terminal may still be about to hide what is typed.
-            time.sleep(0.5)
             os.write(process.stdin.fileno(), answer.encode() + b"\n")
         while read():
             pass
@@ -128,11 +144,14 @@ def typed(home: Deployment, answers: list[tuple[str, str]], *arguments: str) -> 
 
 def test_a_password_is_typed_twice_and_seen_by_nobody(home: Deployment) -> None:
     # Mutation: the second one not compared: seen red.
-    code, seen = typed(home, [("New password: ", LONG), ("Once more: ", LONG)], "user", "add", "typist")
+    code, seen = typed(
+        home, "unseen", [("New password: ", LONG), ("Once more: ", LONG)], "user", "add", "typist"
+    )
     assert code == 0, seen
     assert LONG not in seen
     log_in(home, "typist")
-    code, seen = typed(home, [("New password: ", LONG), ("Once more: ", "other 12")], "user", "add", "clumsy")
+    different = [("New password: ", LONG), ("Once more: ", "other 12")]
+    code, seen = typed(home, "unseen", different, "user", "add", "clumsy")
     assert (code, "not the same" in seen) == (1, True), seen
     assert "@clumsy" not in listed(home)
 
@@ -160,10 +179,10 @@ def test_who_is_deactivated_does_not_come_back(home: Deployment) -> None:
     add(home, "dora")
     dora = log_in(home, "dora")
     assert "--yes" in refused(home, 64, "user", "deactivate", "dora")
-    code, seen = typed(home, [("[y/N]", "n")], "user", "deactivate", "dora")
+    code, seen = typed(home, "seen", [("[y/N]", "n")], "user", "deactivate", "dora")
     assert (code, "nothing was changed" in seen) == (1, True), seen
     assert is_logged_in(dora)
-    code, seen = typed(home, [("[y/N]", "y")], "user", "deactivate", "dora")
+    code, seen = typed(home, "seen", [("[y/N]", "y")], "user", "deactivate", "dora")
     assert (code, "is deactivated" in seen) == (0, True), seen
     assert_logged_out(dora)
     assert_no_login(home, "dora")
