@@ -170,7 +170,6 @@ impl Layout {
         if fs::link_target(&media).is_none() {
             fs::directory(&media, 0o700, synapse)?;
         }
-        fs::directory(&self.generations(), 0o700, None)?;
         fs::directory(&self.logs(), 0o750, synapse)
     }
 
@@ -178,6 +177,8 @@ impl Layout {
     pub fn make(&self, users: &Users) -> Result<(), FsError> {
         let synapse = users.synapse.as_ref();
         self.make_state(users)?;
+        // What ran before is the supervisor's own, and no Synapse's.
+        fs::directory(&self.generations(), 0o700, None)?;
         // The router must reach `client`, so the way to it is open; every other entry is closed itself.
         fs::directory(&self.run, 0o755, synapse)?;
         for private in ["private", "postgres", "redis"] {

@@ -26,17 +26,18 @@ use crate::supervise::UnitStatus;
 use crate::sys::clock;
 use crate::sys::process;
 use crate::topology::UnitName;
-use crate::wire::Answer;
 use crate::wire::Generation;
 use crate::wire::GenerationResult;
 
 use super::Driver;
 use super::listeners::Bound;
+use super::orders::Made;
+use super::orders::Why;
+use super::orders::seconds;
 use super::policy;
 use super::reload::Asked;
 use super::reload::Prepared;
 use super::reload::UnderWay;
-use super::reload::and_warnings;
 use super::specs;
 
 /// From the moment when everybody is down until the next one is READY, in milliseconds: ten times what a large worker
@@ -150,6 +151,7 @@ impl Driver {
             reading: BTreeSet::new(),
             deadline: None,
         })));
+        self.count(Why::Begun);
         self.keep();
         self.milestone();
         // Nobody has served with the files that are there: who comes up meanwhile need not try them once more.
@@ -409,7 +411,7 @@ impl Driver {
             self.milestone();
             let (gap, down) = (self.longest_gap(&plan), self.stays_down(&plan));
             let message = format!("generation {number}: {}{gap}{down}", plan.summary());
-            return asked.answer(Answer::done(and_warnings(message, &warnings)));
+            return self.count(Why::Made(Made { asked, message, warnings }));
         };
         if let Some(left) = left {
             self.settle(left.number, left.result, left.why);
@@ -428,8 +430,7 @@ impl Driver {
         let units = plan.steps.iter().flat_map(|step| step.stages.iter().flatten());
         let gaps = units.filter_map(|unit| Some((self.timeline.spans(unit).gap?, unit)));
         gaps.max().map_or_else(String::new, |(gap, unit)| {
-            let (seconds, tenths) = (gap / 1_000, gap % 1_000 / 100);
-            format!("; nobody was away longer than {unit}, {seconds}.{tenths} s")
+            format!("; nobody was away longer than {unit}, {} s", seconds(gap))
         })
     }
 

@@ -1,6 +1,7 @@
 //! Orders that come in by the control socket, and the account that each gives of itself.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use tokio::sync::mpsc;
 
@@ -22,6 +23,7 @@ use crate::wire::UnitSummary;
 
 use super::Driver;
 use super::reload::Asked;
+use super::reload::and_warnings;
 use super::report;
 use super::routers::Awaited;
 
@@ -43,19 +45,30 @@ struct Order {
 /// What routers have counted of each unit.
 type Counted = BTreeMap<Life, BTreeMap<UnitName, Counts>>;
 
+/// A change that was made, and has not said yet what it cost.
+pub(super) struct Made {
+    pub(super) asked: Asked,
+    pub(super) message: String,
+    pub(super) warnings: String,
+}
+
 /// Why the routers were asked for their counts.
-#[derive(Debug)]
-enum Why {
+pub(super) enum Why {
     Given(Ticket),
     Reached(Ticket, UnitName),
+    /// A change begins.
+    Begun,
+    Made(Made),
 }
 
 /// Every order under way.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Orders {
     open: BTreeMap<Ticket, Order>,
     asked: BTreeMap<u64, (Why, Counted)>,
     awaited: Awaited<u64>,
+    /// What each router had counted when the last change began; there is never more than one.
+    before_change: Counted,
     questions: u64,
 }
 
@@ -152,7 +165,7 @@ impl Driver {
     }
 
     /// Asks the routers what they have counted; each answers in the order of what it is told.
-    fn count(&mut self, why: Why) {
+    pub(super) fn count(&mut self, why: Why) {
         self.orders.questions += 1;
         let question = self.orders.questions;
         self.orders.asked.insert(question, (why, Counted::new()));
@@ -211,6 +224,11 @@ impl Driver {
                 order.uncounted -= 1;
                 self.answer(ticket);
             }
+            Some((Why::Begun, counted)) => self.orders.before_change = counted,
+            Some((Why::Made(Made { asked, message, warnings }), counted)) => {
+                let waited = waited(&self.orders.before_change, &counted);
+                asked.answer(Answer::done(and_warnings(message + &waited, &warnings)));
+            }
             None => {}
         }
     }
@@ -261,6 +279,22 @@ fn since(before: &Counted, now: &Counted, unit: &UnitName) -> Counts {
     now.keys().map(one).fold(Counts::default(), Counts::and)
 }
 
+/// How many requests had to wait for somebody meanwhile, and how long at most.
+fn waited(before: &Counted, now: &Counted) -> String {
+    let units: BTreeSet<&UnitName> = now.values().flat_map(BTreeMap::keys).collect();
+    let all = units.into_iter().map(|unit| since(before, now, unit)).fold(Counts::default(), Counts::and);
+    if all.parked == 0 {
+        return String::new();
+    }
+    let noun = if all.parked == 1 { "request" } else { "requests" };
+    format!("; {} {noun} waited, {} s at most", all.parked, seconds(all.longest_ms))
+}
+
+/// Milliseconds as seconds, to a tenth.
+pub(super) fn seconds(milliseconds: u64) -> String {
+    format!("{}.{}", milliseconds / 1_000, milliseconds % 1_000 / 100)
+}
+
 #[cfg(test)]
 mod tests {
     use crate::wire::Incarnation;
@@ -284,5 +318,7 @@ mod tests {
         let all = since(&before, &now, &UnitName::main());
         assert_eq!((all.parked, all.longest_ms), (7, 30));
         assert_eq!(since(&before, &now, &UnitName::router()), Counts::default());
+        assert_eq!(waited(&before, &now), "; 7 requests waited, 0.0 s at most");
+        assert_eq!(waited(&now, &now), "");
     }
 }

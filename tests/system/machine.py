@@ -160,14 +160,18 @@ class Machine:
         """Its root directory, seen from the host."""
         return Path(f"/proc/{self.init()}/root")
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        """Begins a command in the machine, as root."""
+    def entering(self, *command: str) -> list[str]:
+        """A command of the host's that becomes this one in the machine, as root."""
         init = self.init()
         assert init, f"the machine is down:\n{self.console.read_text()}"
         # First into a cgroup of the machine, since nsenter leaves the process in that of the tests.
         entering = f'echo $$ >"{self.cgroup}/payload/init.scope/cgroup.procs" && exec "$@"'
+        return ["sh", "-c", entering, "sh", "nsenter", "-t", str(init), "-a", "--", *command]
+
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Begins a command in the machine, as root."""
         return subprocess.Popen(
-            ["sh", "-c", entering, "sh", "nsenter", "-t", str(init), "-a", "--", *command],
+            self.entering(*command),
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -207,3 +211,9 @@ class Machine:
                     with contextlib.suppress(OSError):
                         os.rmdir(directory)
         shutil.rmtree(self.directory)
+
+
+def online(machine: Machine) -> None:
+    """Lets a machine find, and trust, whom the host does."""
+    for file in ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt"):
+        shutil.copy(os.path.realpath(file), machine.root / file.removeprefix("/"))

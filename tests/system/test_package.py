@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -16,7 +15,7 @@ from tests.support.deployment import free_port
 from tests.support.matrix import Client
 from tests.support.toolchain import ROOT
 
-from .machine import suites
+from .machine import online, suites
 from .service import UNIT, Service, package
 from .test_reload import moved
 from .test_survive import another_runs, kill, left, main_pid, same_but_fork_server, talking
@@ -32,7 +31,7 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Service]:
     service = Service(request.param)
     try:
         service.machine.boot()
-        online(service)
+        online(service.machine)
         # The machine has the network of the host, whose Redis may have the usual port.
         redis = free_port()
         drop_in = service.machine.root / "etc/systemd/system/redis-server.service.d/port.conf"
@@ -52,11 +51,6 @@ port = {redis}
         yield service
     finally:
         service.close()
-
-
-def online(service: Service) -> None:
-    """Lets the machine find what the host finds."""
-    shutil.copy(os.path.realpath("/etc/resolv.conf"), service.machine.root / "etc/resolv.conf")
 
 
 def apt(service: Service, *arguments: str) -> str:
