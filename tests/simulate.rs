@@ -35,6 +35,10 @@
 //! - Adoption that forgets the incarnation of who is gone: "lives once more"; that takes the dead for alive: "though its
 //!   end is known"; that does not see who lives: "started while"; that wants what was stopped, or keeps what leaves:
 //!   "forgotten alive", "held for"; that does not know of sockets: "held for".
+//! - A retired process that is never told to end: "time stands still"; at once, or by the stop of a unit that stays: "is not
+//!   let finish"; never killed, or without a deadline: "outlives its limits".
+//! - The end of a retired process not noted: "signalled though its end is known"; the retired not adopted: "is forgotten";
+//!   a unit that counts as gone though they live: "lives though it was stopped".
 #![expect(
     clippy::disallowed_methods,
     clippy::print_stderr,

@@ -18,6 +18,7 @@ use crate::host::schema;
 use crate::host::toml;
 use crate::host::toml::Usable;
 use crate::host::venv;
+use crate::host::venvs;
 use crate::render;
 use crate::sys::fs;
 use crate::topology::UnitName;
@@ -70,8 +71,8 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
     let version = match &wish.version {
         Some(version) => version.clone(),
         None if wish.rollback => {
-            let before = builder.before(&old.python.venv).map_err(|why| fail(&why))?;
-            before.ok_or_else(|| {
+            let before = venvs::before(&old.supervisor.state_dir, &old.python.venv);
+            before.map_err(|error| fail(&error.to_string()))?.ok_or_else(|| {
                 fail("there is no version before this one\n  name it: synvisor upgrade VERSION")
             })?
         }
@@ -100,7 +101,7 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
     }
     take_up(path, &now, &new, running)?;
     let stay = [old.python.venv.clone(), target.python.venv.clone()];
-    match builder.prune(KEPT, &stay) {
+    match venvs::prune(&old.supervisor.state_dir, KEPT, &stay) {
         Ok(gone) => gone.iter().for_each(|venv| fact("removed", &venv.display().to_string())),
         Err(why) => output::problem(format!("old virtualenvs stay: {why}")),
     }

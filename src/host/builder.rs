@@ -151,40 +151,6 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Removes all virtualenvs but the newest few and those that are to stay; returns what went.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn prune(&self, keep: usize, stay: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
-        let old = self.made()?.into_iter().map(|(path, _)| path).filter(|path| !stay.contains(path));
-        let old: Vec<PathBuf> = old.skip(keep.saturating_sub(stay.len())).collect();
-        for path in &old {
-            fs::remove_all(path).map_err(|error| error.to_string())?;
-        }
-        Ok(old)
-    }
-
-    /// The version of Synapse in the newest virtualenv but the one of now.
-    ///
-    /// # Errors
-    /// Of the file system.
-    pub fn before(&self, now: &Path) -> Result<Option<String>, String> {
-        Ok(self.made()?.into_iter().find(|(path, _)| path != now).map(|(_, version)| version))
-    }
-
-    /// The virtualenvs that are complete with the versions of Synapse in them, newest first.
-    fn made(&self) -> Result<Vec<(PathBuf, String)>, String> {
-        let all = fs::list(&self.home).map_err(|error| error.to_string())?;
-        let mut made: Vec<_> = all
-            .into_iter()
-            .filter_map(|path| {
-                Some((fs::modified(&path.join("pyvenv.cfg"))?, venv::synapse_version(&path)?, path))
-            })
-            .collect();
-        made.sort_unstable_by(|one, other| other.cmp(one));
-        Ok(made.into_iter().map(|(_, version, path)| (path, version)).collect())
-    }
-
     fn lock(&self) -> Result<fs::Lock, String> {
         match fs::lock(&self.home.join(".lock"), fs::Kind::Exclusive, true, self.user) {
             Ok(Some(lock)) => Ok(lock),

@@ -18,3 +18,4 @@ pub mod state;
 pub mod systemd;
 pub mod toml;
 pub mod venv;
+pub mod venvs;
