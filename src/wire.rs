@@ -308,6 +308,26 @@ pub enum Obstacle {
     Config,
 }
 
+/// `POST /v1/reload`; no body is the same as an empty one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadRequest {
+    #[serde(default)]
+    pub migration: Migration,
+}
+
+/// What the new main process of another Synapse does to the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Migration {
+    /// Nobody has looked: it may take long, and a way back is tried.
+    #[default]
+    Unknown,
+    /// Nothing that takes long.
+    None,
+    /// What the Synapse of before cannot use afterwards.
+    OneWay,
+}
+
 /// The answer to whatever is not a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {

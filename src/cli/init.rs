@@ -1,10 +1,6 @@
 //! `synvisor init`: from nothing to a homeserver that can be started. What is there already is kept.
 
-use std::io::BufRead;
-use std::io::IsTerminal;
-use std::io::Write;
 use std::path::Path;
-use std::path::PathBuf;
 
 use crate::config::Config;
 use crate::config::Database;
@@ -15,7 +11,6 @@ use crate::host::builder::Means;
 use crate::host::database;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
-use crate::host::machine::Machine;
 use crate::host::media;
 use crate::host::provision;
 use crate::host::secrets;
@@ -26,6 +21,8 @@ use crate::sys::users;
 use crate::sys::users::User;
 
 use super::Exit;
+use super::answers::Answers;
+use super::answers::settle;
 use super::commands;
 use super::config;
 use super::output;
@@ -33,38 +30,8 @@ use super::output::fact;
 use super::output::fail;
 use super::upgrade;
 
-/// The file with every key, as the packages install it; who has not touched its name has not set up anything.
+/// The file with every key, as the packages install it.
 const TEMPLATE: &str = include_str!("../../config/synvisor.toml");
-const UNNAMED: &str = "example.com";
-
-/// Answers that were given in advance.
-#[derive(Debug, Default, clap::Args)]
-pub(super) struct Answers {
-    /// The domain in user ids, as in @alice:example.com; it can never change.
-    #[arg(long, value_name = "NAME")]
-    server_name: Option<String>,
-    /// Where clients reach the homeserver: https://matrix.example.com/, for instance.
-    #[arg(long, value_name = "URL")]
-    public_baseurl: Option<String>,
-    /// How many workers to begin with: none, little-federation-helper, one-of-each or specialized-workers.
-    #[arg(long)]
-    preset: Option<String>,
-    /// A PostgreSQL that is there (external), or one that synvisor runs (embedded).
-    #[arg(long, value_name = "MODE", value_parser = ["external", "embedded"])]
-    database: Option<String>,
-    /// The same for Redis.
-    #[arg(long, value_name = "MODE", value_parser = ["external", "embedded"])]
-    redis: Option<String>,
-    /// Where uploads lie, if not in the state directory.
-    #[arg(long, value_name = "DIR")]
-    media: Option<PathBuf>,
-    /// The version of Synapse; the newest if none is said.
-    #[arg(long, value_name = "VERSION")]
-    synapse: Option<String>,
-    /// Ask nothing: what is not said is as it is suggested.
-    #[arg(long, short)]
-    yes: bool,
-}
 
 pub(super) fn init(path: &Path, answers: &Answers, means: &Means) -> Exit {
     match carry_out(path, answers, means) {
@@ -74,6 +41,7 @@ pub(super) fn init(path: &Path, answers: &Answers, means: &Means) -> Exit {
 }
 
 fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> {
+    let path = &std::path::absolute(path).map_err(|error| fail(&error.to_string()))?;
     let (before, text) = match fs::read(path) {
         Ok(text) => (Some(text.clone()), text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, TEMPLATE.to_owned()),
@@ -82,15 +50,8 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
             return Err(Exit::NotPermitted);
         }
     };
-    let checked = config::usable(path, text.clone())?;
-    let fresh =
-        checked.parsed.config.server_name == UNNAMED && answers.server_name.as_deref() != Some(UNNAMED);
-    let text = if fresh || before.is_none() {
-        questions(&text, answers)?
-    } else {
-        kept(path, &checked.parsed.config, answers)?;
-        text
-    };
+    let checked = config::usable(path, text)?;
+    let text = settle(path, &checked, answers)?;
     let chosen = config::usable(path, text)?;
     let config = &chosen.parsed.config;
     let users = Users::of(config).map_err(|why| fail(&why))?;
@@ -104,13 +65,16 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
         return Err(Exit::NotPermitted);
     }
     let builder = Builder::new(config, users.synapse.as_ref(), means).map_err(|why| fail(&why))?;
+    // Nobody has to answer once more if there is no network now.
+    match &before {
+        Some(text) if *text == chosen.text => {}
+        Some(_) => config::rewrite(path, &chosen.text)?,
+        None => write_new(path, &chosen.text)?,
+    }
     let text = with_version(&builder, &chosen, answers)?;
     let ready = config::usable(path, text)?;
-    if before.as_deref() != Some(ready.text.as_str()) {
-        match before {
-            Some(_) => config::rewrite(path, &ready.text)?,
-            None => write_new(path, &ready.text)?,
-        }
+    if ready.text != chosen.text {
+        config::rewrite(path, &ready.text)?;
     }
     fact("configuration", &path.display().to_string());
     let config = &ready.parsed.config;
@@ -119,9 +83,13 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
         let said = media::place(&layout, media, users.synapse.as_ref()).map_err(|why| fail(&why))?;
         fact("media", &said);
     }
-    layout.make_state(&users).map_err(|error| fail(&error.to_string()))?;
-    let made = secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref());
-    let made = made.map_err(|error| fail(&error.to_string()))?;
+    let user = users.synapse.as_ref();
+    fs::directory(&layout.state, 0o750, user).map_err(|error| fail(&error.to_string()))?;
+    let complete = || {
+        layout.make_state().map_err(|error| error.to_string())?;
+        secrets::complete(&layout.secrets(), &config.secrets, None).map_err(|error| error.to_string())
+    };
+    let made = users::as_user(user, complete).map_err(|why| fail(&why))?;
     let shown = layout.secrets().display().to_string();
     fact("secrets", &if made.is_empty() { format!("{shown} (they are there)") } else { shown });
     if let Some(recipe) = &config.python.recipe {
@@ -132,87 +100,13 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
         let version = held.synapse.unwrap_or_default();
         fact("virtualenv", &format!("{} (yours, Synapse {version})", config.python.venv.display()));
     }
-    services(&ready)?;
-    output::line(next(path, config));
-    Ok(())
-}
-
-/// Asks whatever was not answered in advance, and writes it down.
-fn questions(text: &str, answers: &Answers) -> Result<String, Exit> {
-    let ask = !answers.yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    let machine = Machine::look();
-    let answer = |given: &Option<String>, question: &str, suggested: &str| match given {
-        Some(given) => Ok(given.clone()),
-        None if ask => question_on_terminal(question, suggested),
-        None => Ok(suggested.to_owned()),
-    };
-    let name = answer(&answers.server_name, "Domain in user ids (@alice:DOMAIN); it can never change", "")?;
-    if name.is_empty() {
-        output::problem("the homeserver needs a name\n  synvisor init --server-name example.com");
-        return Err(Exit::Usage);
-    }
-    let url = answer(&answers.public_baseurl, "Where clients reach it", &format!("https://{name}/"))?;
-    let preset = answer(&answers.preset, &format!("Workers ({})", machine.describe()), machine.preset())?;
-    let database = answer(&answers.database, "PostgreSQL: external or embedded", machine.database())?;
-    let redis = if preset == "none" && answers.redis.is_none() {
-        None
+    services(&ready, user)?;
+    let running = commands::is_running(path)?;
+    output::line(if running {
+        "\nWhat runs takes this up by: synvisor reload".to_owned()
     } else {
-        Some(answer(&answers.redis, "Redis: external or embedded", machine.redis())?)
-    };
-    let mut keys = vec![
-        ("", "server_name", name),
-        ("", "public_baseurl", url),
-        ("workers", "preset", preset),
-        ("database", "mode", database.clone()),
-    ];
-    if database == "external" {
-        // Debian's PostgreSQL lets each system user in under its own name.
-        keys.push(("database", "user", "synvisor".to_owned()));
-    }
-    keys.extend(redis.map(|redis| ("redis", "mode", redis)));
-    let set = |text: String, (table, key, value): (&str, &str, String)| edit::set(&text, table, key, &value);
-    keys.into_iter().try_fold(text.to_owned(), set).map_err(|why| fail(&why))
-}
-
-fn question_on_terminal(question: &str, suggested: &str) -> Result<String, Exit> {
-    let mut out = std::io::stderr();
-    let shown = if suggested.is_empty() { String::new() } else { format!(" [{suggested}]") };
-    let _ = write!(out, "{question}{shown}: ");
-    let _ = out.flush();
-    let mut line = String::new();
-    match std::io::stdin().lock().read_line(&mut line) {
-        Ok(0) | Err(_) => {
-            output::problem("\nnothing was changed");
-            Err(Exit::Failed)
-        }
-        Ok(_) if line.trim().is_empty() => Ok(suggested.to_owned()),
-        Ok(_) => Ok(line.trim().to_owned()),
-    }
-}
-
-/// What is set up already is never overwritten: an answer that says something else is refused.
-fn kept(path: &Path, config: &Config, answers: &Answers) -> Result<(), Exit> {
-    let said = [
-        ("--server-name", &answers.server_name, config.server_name.clone()),
-        ("--public-baseurl", &answers.public_baseurl, config.public_baseurl.clone()),
-    ];
-    for (flag, given, held) in said {
-        if let Some(given) =
-            given.as_ref().filter(|given| given.trim_end_matches('/') != held.trim_end_matches('/'))
-        {
-            return Err(fail(&format!(
-                "{} says {held}, and {flag} says {given}: what is set up is not overwritten\n  \
-                 leave {flag} out, or edit the file",
-                path.display()
-            )));
-        }
-    }
-    if answers.preset.is_some() || answers.database.is_some() || answers.redis.is_some() {
-        output::problem(format!(
-            "{} is set up already: --preset, --database and --redis change nothing",
-            path.display()
-        ));
-    }
+        next(path, config)
+    });
     Ok(())
 }
 
@@ -239,36 +133,37 @@ fn with_version(builder: &Builder<'_>, chosen: &Usable, answers: &Answers) -> Re
 }
 
 /// PostgreSQL and Redis: made where that can be, asked where they are there.
-fn services(ready: &Usable) -> Result<(), Exit> {
+fn services(ready: &Usable, user: Option<&User>) -> Result<(), Exit> {
     let config = &ready.parsed.config;
     match &config.database {
         Database::Embedded => fact("PostgreSQL", "embedded: it is made at the first start"),
-        Database::External(external) if provision::may(external) => {
-            let made = provision::provision(external).map_err(|why| fail(&format!("PostgreSQL: {why}")))?;
-            let made = if made.is_empty() {
-                "they are there".to_owned()
-            } else {
-                format!("{} made", made.join(" and "))
+        Database::External(external) => {
+            let statements = || {
+                let statements = provision::sql(external).join("\n    ");
+                format!(
+                    "  as its administrator (sudo -u postgres psql), where they do not exist:\n    {statements}"
+                )
+            };
+            let unready = |why: String| {
+                fact("PostgreSQL", "is not ready:");
+                output::problem(why);
+                fail(&statements())
+            };
+            let made = if provision::may(external) { provision::provision(external) } else { Ok(Vec::new()) };
+            let made = made.map_err(unready)?;
+            let password = external.password.as_ref().map(|source| ready.secrets.get(source));
+            let reach = || {
+                commands::block_on(database::reach_postgres(config, password))
+                    .map_err(|error| error.to_string())
+                    .and_then(|reached| reached)
+            };
+            // As whom Synapse comes.
+            users::as_user(user, reach).map_err(unready)?;
+            let made = match made.len() {
+                0 => "they are there".to_owned(),
+                _ => format!("{} made", made.join(" and ")),
             };
             fact("PostgreSQL", &format!("role {}, database {} ({made})", external.user, external.name));
-        }
-        Database::External(external) => {
-            let password = external.password.as_ref().map(|source| ready.secrets.get(source));
-            match commands::block_on(database::reach_postgres(config, password)) {
-                Ok(Ok(())) => {
-                    fact("PostgreSQL", &format!("role {}, database {}", external.user, external.name))
-                }
-                Ok(Err(why)) => {
-                    fact("PostgreSQL", "is not ready:");
-                    output::problem(why);
-                    output::problem(format!(
-                        "  as its administrator (sudo -u postgres psql), where they do not exist:\n    {}",
-                        provision::sql(external).join("\n    ")
-                    ));
-                    return Err(Exit::Failed);
-                }
-                Err(error) => return Err(fail(&error.to_string())),
-            }
         }
     }
     if crate::topology::Topology::of(config).has_workers() {

@@ -18,6 +18,7 @@ use crate::topology::UnitName;
 use crate::wire::OrderRequest;
 
 mod administration;
+mod answers;
 mod ask;
 mod commands;
 mod config;
@@ -26,6 +27,7 @@ mod doctor;
 mod documents;
 mod front;
 mod init;
+mod migration;
 mod output;
 mod progress;
 mod registration_tokens;
@@ -88,7 +90,7 @@ enum Verb {
     /// Synapse, and say what comes next. Keeps whatever is there; a second run does what is missing.
     Init {
         #[command(flatten)]
-        answers: init::Answers,
+        answers: answers::Answers,
         #[command(flatten)]
         means: MeansArguments,
     },

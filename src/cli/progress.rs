@@ -9,7 +9,7 @@ use std::time::Instant;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Columns of a line that changes, which must not wrap.
-const WIDTH: usize = 100;
+const WIDTH: usize = 79;
 
 /// Work that is under way.
 pub(super) struct Progress {

@@ -12,22 +12,28 @@ use crate::config::effective::Origin;
 use crate::config::recipe::Recipe;
 use crate::host::builder::Builder;
 use crate::host::builder::Means;
+use crate::host::database;
+use crate::host::generations::Generations;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
-use crate::host::schema;
 use crate::host::toml;
 use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::host::venvs;
-use crate::render;
 use crate::sys::fs;
-use crate::topology::UnitName;
+use crate::sys::process;
+use crate::sys::users;
 use crate::wire::Answer;
+use crate::wire::Generation;
+use crate::wire::GenerationResult;
+use crate::wire::Migration;
 use crate::wire::PlanReport;
+use crate::wire::ReloadRequest;
 
 use super::Exit;
 use super::commands;
 use super::config;
+use super::migration::Crossing;
 use super::output;
 use super::output::fact;
 use super::output::fail;
@@ -61,7 +67,7 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
     if old.python.recipe.is_none() && now.parsed.effective.iter().any(is_own_venv) {
         return Err(fail(&format!(
             "{} names a virtualenv of your own ([python] venv), and synvisor changes none that it has not made\n  \
-             put `synapse = \"VERSION\"` in the place of venv: `synvisor upgrade` then makes one",
+             put `synapse = \"VERSION\"` in the place of venv, then: synvisor init, and synvisor reload",
             path.display()
         )));
     }
@@ -71,9 +77,9 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
     let version = match &wish.version {
         Some(version) => version.clone(),
         None if wish.rollback => {
-            let before = venvs::before(&old.supervisor.state_dir, &old.python.venv);
-            before.map_err(|error| fail(&error.to_string()))?.ok_or_else(|| {
-                fail("there is no version before this one\n  name it: synvisor upgrade VERSION")
+            let now = old.python.recipe.as_ref().map(|recipe| recipe.version.as_str());
+            before(path, old, &users, now).ok_or_else(|| {
+                fail("no version before this one is known\n  name it: synvisor upgrade VERSION")
             })?
         }
         None => builder.newest().map_err(|why| fail(&why))?,
@@ -89,19 +95,33 @@ fn carry_out(path: &Path, wish: &Wish, means: &Means) -> Step<Exit> {
         None => format!("Synapse {version}"),
     });
     make(&builder, recipe, &old.supervisor.state_dir)?;
-    venv::inspect(target, users.synapse.as_ref()).map_err(|why| fail(&why))?;
+    let held = venv::inspect(target, users.synapse.as_ref()).map_err(|why| fail(&why))?;
+    if let Some(version) = held.postgres_version.filter(|_| target.database.is_embedded()) {
+        database::fits(&version, &Layout::of(target))
+            .map_err(|why| fail(&format!("nothing was changed: {why}")))?;
+    }
     if now.text == new.text && target.python.venv == old.python.venv && was.is_some() {
         output::line(format!("Synapse {version} is what {} says already", path.display()));
         return Ok(Exit::Done);
     }
     routes(target, &users, wish)?;
-    let newest = database(&now, target, &users, wish, was.as_deref())?;
-    if running && let Some(newest) = newest {
-        ahead(target, &users, newest);
+    let crossing = Crossing { now: &now, target, users: &users };
+    let outlook = crossing.look(was.as_deref(), wish.anyway)?;
+    if running {
+        settled(path)?;
     }
-    take_up(path, &now, &new, running)?;
+    if fs::read(path).map_err(|error| fail(&error.to_string()))? != now.text {
+        return Err(fail(&format!(
+            "nothing was changed: somebody has edited {} meanwhile\n  upgrade again",
+            path.display()
+        )));
+    }
+    let migration = if running { crossing.ahead(outlook) } else { Migration::Unknown };
+    take_up(path, &new, &crossing, running.then_some(migration))?;
     let stay = [old.python.venv.clone(), target.python.venv.clone()];
-    match venvs::prune(&old.supervisor.state_dir, KEPT, &stay) {
+    let programs = process::programs();
+    let prune = || venvs::prune(&old.supervisor.state_dir, KEPT, &stay, &programs);
+    match users::as_user(users.synapse.as_ref(), prune) {
         Ok(gone) => gone.iter().for_each(|venv| fact("removed", &venv.display().to_string())),
         Err(why) => output::problem(format!("old virtualenvs stay: {why}")),
     }
@@ -142,6 +162,12 @@ pub(super) fn make(builder: &Builder<'_>, recipe: &Recipe, state: &Path) -> Step
     let seconds = progress.end();
     match made {
         Ok(true) => fact("virtualenv", &format!("{} (made in {seconds} s)", place.display())),
+        Ok(false) if builder.has_lock() => {
+            fact(
+                "virtualenv",
+                &format!("{} (it is there, and was not held against --lock)", place.display()),
+            );
+        }
         Ok(false) => fact("virtualenv", &format!("{} (it is there)", place.display())),
         Err(why) => return Err(fail(&why)),
     }
@@ -175,100 +201,60 @@ fn routes(target: &Config, users: &Users, wish: &Wish) -> Step<()> {
     )))
 }
 
-/// Whether the new Synapse can use the database, and whether there is a way back then; returns the schema that the database
-/// can be migrated to while the old Synapse still serves.
-fn database(
-    now: &Usable,
-    target: &Config,
-    users: &Users,
-    wish: &Wish,
-    was: Option<&str>,
-) -> Step<Option<i64>> {
-    let user = users.synapse.as_ref();
-    let settings = render::connection(&now.parsed.config, &now.secrets);
-    let connection = serde_json::to_value(settings).unwrap_or_default();
-    let new = match schema::ask(&target.python.venv, Some(&connection), user) {
-        Ok(new) => new,
-        Err(why) if wish.anyway => {
-            fact("database", &format!("was not asked: {why}"));
-            return Ok(None);
-        }
-        Err(why) => {
-            return Err(fail(&format!(
-                "nothing was changed: the database does not say which schema it has: {why}\n  \
-                 let it run meanwhile, or go on without knowing whether there is a way back: --anyway"
-            )));
-        }
-    };
-    let Some(found) = new.database else {
-        fact("database", "has no tables yet");
-        return Ok(None);
-    };
-    if !new.can_use(found) {
-        return Err(fail(&format!(
-            "nothing was changed: the database has schema {} and asks for a Synapse that knows {}; this one knows {}\n  \
-             a newer version is needed, or a backup of the database from before it was migrated",
-            found.version, found.oldest_code, new.newest
-        )));
-    }
-    let Some(was) = was else { return Ok(None) };
-    let old = schema::ask(&now.parsed.config.python.venv, None, user)
-        .map_err(|why| fail(&format!("the Synapse that runs does not say what it can use: {why}")))?;
-    let schema = if new.migrates() {
-        format!("schema {} → {}", found.version, new.newest)
-    } else {
-        format!("schema {} stays", found.version)
-    };
-    if new.leaves_usable_for(&old) {
-        fact("database", &format!("{schema}: rollback to {was} is possible"));
-        return Ok(new.migrates().then_some(new.newest));
-    }
-    fact("database", &format!("{schema}: rollback to {was} is NOT possible"));
-    if wish.anyway {
-        return Ok(None);
-    }
-    Err(fail(&format!(
-        "nothing was changed: after this there is no way back to {was}, which knows schemas up to {} while the database would \
-         ask for {}\n  make a backup of the database, then: synvisor upgrade {} --anyway",
-        old.newest,
-        new.oldest_code.max(found.oldest_code),
-        venv::synapse_version(&target.python.venv).unwrap_or_default()
-    )))
-}
-
-/// Migrates while the old Synapse still serves: nobody has to wait for it then.
-fn ahead(target: &Config, users: &Users, newest: i64) {
-    let file = Layout::of(target).config_file(&UnitName::main());
-    let progress = Progress::start("migration     the schema, while the old Synapse serves".to_owned());
-    let done = schema::migrate(&target.python.venv, &file, users.synapse.as_ref());
-    let seconds = progress.end();
-    match done {
-        Ok(()) => fact("migration", &format!("schema {newest} while the old Synapse serves ({seconds} s)")),
-        Err(why) => fact("migration", &format!("is left to the new main process: {why}")),
-    }
-}
-
-/// Writes the TOML and has the daemon take it up; what the daemon undoes is undone in the file.
-fn take_up(path: &Path, now: &Usable, new: &Usable, running: bool) -> Step<()> {
+/// Writes the TOML and has the daemon, if one runs, take it up; what it undoes is undone in the file.
+fn take_up(path: &Path, new: &Usable, crossing: &Crossing<'_>, migration: Option<Migration>) -> Step<()> {
     config::rewrite(path, &new.text)?;
-    if !running {
-        output::line(format!("{} is changed; it counts from the next start", path.display()));
+    let shown = path.display();
+    let Some(migration) = migration else {
+        output::line(format!("{shown} is changed; it counts from the next start"));
         return Ok(());
-    }
-    match commands::ask::<Answer>(path, Method::POST, "/v1/reload", &()) {
+    };
+    let exit = match commands::ask::<Answer>(path, Method::POST, "/v1/reload", &ReloadRequest { migration }) {
         Ok(answer) => {
             output::line(answer.message);
-            Ok(())
+            return Ok(());
         }
-        Err(exit) => {
-            // Somebody may have edited it meanwhile.
-            if fs::read(path).is_ok_and(|text| text == new.text) {
-                config::rewrite(path, &now.text)?;
-                output::problem(format!("{} is as it was", path.display()));
-            }
-            Err(exit)
-        }
+        Err(exit) => exit,
+    };
+    if migration == Migration::OneWay && crossing.is_done() {
+        output::problem(format!(
+            "the database is migrated, and {shown} stays as it is: the Synapse of before cannot use it any more\n  \
+             mend the cause and reload again, or restore a backup of the database"
+        ));
+    } else if fs::read(path).is_ok_and(|text| text == new.text) && is_left(path) {
+        // Nobody has edited it meanwhile.
+        config::rewrite(path, &crossing.now.text)?;
+        output::problem(format!("{shown} is as it was"));
+    } else {
+        output::problem(format!("{shown} was left as it is\n  synvisor status says what runs"));
     }
+    Err(exit)
+}
+
+/// Whether a daemon runs that goes by something else than the TOML, and is done with it: one that took over from another in
+/// the middle of a change may have carried it on.
+fn is_left(path: &Path) -> bool {
+    let plan = commands::ask::<PlanReport>(path, Method::GET, "/v1/plan", &());
+    matches!(plan, Ok(PlanReport::Planned { empty: false, .. } | PlanReport::Refused { .. }))
+}
+
+/// The version that ran before this one, by the configurations that were applied.
+fn before(path: &Path, config: &Config, users: &Users, now: Option<&str>) -> Option<String> {
+    let directory = Layout::of(config).generations();
+    let owner = fs::owner_and_mode(&directory).ok()?.0;
+    let generations = Generations::new(directory);
+    let base = path.parent().unwrap_or(Path::new("/"));
+    let version = |generation: Generation| {
+        let text = generations.text(generation.number).ok()?;
+        Some(Config::parse(&text, base).ok()?.config.python.recipe?.version)
+    };
+    let find = || {
+        let applied = |generation: &Generation| generation.result == GenerationResult::Applied;
+        let all = generations.list().into_iter().rev().filter(applied);
+        Ok(all.filter_map(version).find(|version| Some(version.as_str()) != now))
+    };
+    // What does not belong to who reads it is not read.
+    users::as_user(users.synapse.as_ref().filter(|user| user.uid == owner), find).ok()?
 }
 
 fn is_own_venv(held: &Effective) -> bool {

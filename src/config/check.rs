@@ -100,7 +100,10 @@ pub(super) fn base_url(text: &str) -> Result<String, Wrong> {
 /// A version as PyPI has them: digits and dots, and a suffix like `rc1`.
 pub(super) fn version(text: &str) -> Result<String, Wrong> {
     let starts = text.starts_with(|c: char| c.is_ascii_digit());
-    if starts && text.contains('.') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".+".contains(&b)) {
+    if starts
+        && text.matches('.').count() >= 2
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".+".contains(&b))
+    {
         return Ok(text.to_owned());
     }
     let remedy =

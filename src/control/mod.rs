@@ -24,6 +24,7 @@ use crate::wire::Generation;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
 use crate::wire::PlanReport;
+use crate::wire::ReloadRequest;
 use crate::wire::StatusReport;
 
 pub mod client;
@@ -43,7 +44,7 @@ pub enum Command {
     Plan(oneshot::Sender<PlanReport>),
     Order(Verb, OrderRequest, mpsc::UnboundedSender<OrderNews>),
     /// Who asks comes first.
-    Reload(String, oneshot::Sender<Answer>),
+    Reload(String, ReloadRequest, oneshot::Sender<Answer>),
     Rollback(String, Option<u64>, oneshot::Sender<Answer>),
     Generations(oneshot::Sender<Vec<Generation>>),
     /// Who asks; the answer comes only when it failed.

@@ -32,6 +32,7 @@ use crate::wire::Answer;
 use crate::wire::DumpRequest;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::ReloadRequest;
 use crate::wire::RollbackRequest;
 
 use super::Command;
@@ -101,7 +102,15 @@ async fn respond(
             Some(generations) => json(StatusCode::OK, &generations),
             None => stopping(),
         },
-        (&Method::POST, "/v1/reload") => answer(ask(commands, |reply| Command::Reload(who, reply)).await),
+        (&Method::POST, "/v1/reload") => {
+            match body::<Option<ReloadRequest>>(request, "{\"migration\": \"one_way\"}").await {
+                Ok(wish) => {
+                    let wish = wish.unwrap_or_default();
+                    answer(ask(commands, |reply| Command::Reload(who, wish, reply)).await)
+                }
+                Err(refusal) => *refusal,
+            }
+        }
         (&Method::POST, "/v1/self-upgrade") => {
             answer(ask(commands, |reply| Command::SelfUpgrade(who, reply)).await)
         }
@@ -141,7 +150,7 @@ async fn respond(
     }
 }
 
-/// Reads a body of JSON, or says what one is like.
+/// Reads a body of JSON, of which none is `null`, or says what one is like.
 async fn body<T: DeserializeOwned>(
     request: Request<Incoming>,
     example: &str,
@@ -149,8 +158,8 @@ async fn body<T: DeserializeOwned>(
     let refuse = |text: &str| Box::new(failure(StatusCode::BAD_REQUEST, text));
     let collected = Limited::new(request.into_body(), LARGEST_BODY).collect().await;
     let bytes = collected.map_err(|error| refuse(&error.to_string()))?.to_bytes();
-    serde_json::from_slice(&bytes)
-        .map_err(|error| refuse(&format!("the body must be like {example}: {error}")))
+    let text: &[u8] = if bytes.is_empty() { b"null" } else { &bytes };
+    serde_json::from_slice(text).map_err(|error| refuse(&format!("the body must be like {example}: {error}")))
 }
 
 async fn order(request: Request<Incoming>, verb: Verb, commands: &mpsc::Sender<Command>) -> Response<Body> {

@@ -14,9 +14,11 @@ use crate::config::Config;
 use crate::config::recipe;
 use crate::config::recipe::Recipe;
 use crate::sys::fs;
+use crate::sys::users;
 use crate::sys::users::User;
 
 use super::venv;
+use super::venvs;
 
 /// Where programs are looked for beside the caller's PATH, which for a service may be short.
 const PLACES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/bin", "/root/.local/bin"];
@@ -75,10 +77,22 @@ impl<'a> Builder<'a> {
     pub fn new(config: &'a Config, user: Option<&'a User>, means: &'a Means) -> Result<Self, String> {
         let state = config.supervisor.state_dir.as_path();
         let home = Recipe::home(state);
-        let wrong = |error: fs::FsError| {
+        let wrong = |error: String| {
             format!("{error}\n  use root, or the user of [supervisor], with the state directory made")
         };
-        fs::directory(state, 0o750, user).and_then(|()| fs::directory(&home, 0o750, user)).map_err(wrong)?;
+        fs::directory(state, 0o750, user).map_err(|error| wrong(error.to_string()))?;
+        let made = || fs::directory(&home, 0o750, None).map_err(|error| error.to_string());
+        users::as_user(user, made).map_err(wrong)?;
+        for (option, path) in [("--wheels", &means.wheels), ("--lock", &means.lock)] {
+            if let Some(path) = path {
+                users::as_user(user, || fs::readable(path).map_err(|error| error.to_string())).map_err(
+                    |why| {
+                        let name = user.map_or_else(users::own_name, |user| user.name.clone());
+                        format!("{option}: {why}\n  put it where {name} can read it: /srv, for instance")
+                    },
+                )?;
+            }
+        }
         let mut this = Self { uv: None, home, state, user, means };
         // It may lie where only the caller can run it.
         this.uv = find("uv", &means.path).filter(|uv| {
@@ -95,18 +109,14 @@ impl<'a> Builder<'a> {
     /// What is missing or went wrong, and what to do. What was begun is made anew by the next attempt.
     pub fn make(&self, recipe: &Recipe, say: &mut dyn FnMut(&str)) -> Result<bool, String> {
         let place = recipe.venv(self.state);
-        if venv::is_complete(&place) {
+        if self.works(&place) {
             return Ok(false);
         }
         let _lock = self.lock()?;
-        if venv::is_complete(&place) {
+        if self.works(&place) {
             return Ok(false);
         }
-        let python = self.interpreter()?;
-        let mark = venv::unfinished_mark(&place);
-        fs::replace(&mark, b"", 0o644, self.user).map_err(|error| error.to_string())?;
-        fs::remove_all(&place).map_err(|error| error.to_string())?;
-        self.create(&python, &place, say)?;
+        self.begin(&place, say)?;
         self.install(recipe, &place, say)?;
         let found = venv::version_in(&place);
         if found.as_deref() != Some(recipe.version.as_str()) {
@@ -116,8 +126,35 @@ impl<'a> Builder<'a> {
                 recipe.version
             ));
         }
-        fs::remove(&mark).map_err(|error| error.to_string())?;
+        self.finish(&place)?;
         Ok(true)
+    }
+
+    /// Whether a file says what is installed.
+    pub const fn has_lock(&self) -> bool {
+        self.means.lock.is_some()
+    }
+
+    /// Whether there is a virtualenv, all of it, and its Python is still the one that it was made for: an upgrade of the
+    /// system may have put another one in its place.
+    fn works(&self, place: &Path) -> bool {
+        let of_its_own = |(major, minor)| place.join("lib").join(format!("python{major}.{minor}")).exists();
+        venv::is_complete(place) && self.version(&venv::interpreter(place)).is_some_and(of_its_own)
+    }
+
+    /// Makes an empty virtualenv in the place of what is there, which is not complete until [`Self::finish`].
+    fn begin(&self, place: &Path, say: &mut dyn FnMut(&str)) -> Result<(), String> {
+        let python = self.interpreter()?;
+        users::as_user(self.user, || {
+            let marked = fs::replace(&venv::unfinished_mark(place), b"", 0o644, None);
+            marked.and_then(|_| fs::remove_all(place)).map_err(|error| error.to_string())
+        })?;
+        self.create(&python, place, say)
+    }
+
+    fn finish(&self, place: &Path) -> Result<(), String> {
+        let mark = venv::unfinished_mark(place);
+        users::as_user(self.user, || fs::remove(&mark).map_err(|error| error.to_string()))
     }
 
     /// The newest version of Synapse that can be had.
@@ -129,13 +166,17 @@ impl<'a> Builder<'a> {
         let found = if let Some(uv) = &self.uv {
             let mut command = self.command(uv);
             command.args(["pip", "compile", "--quiet", "--no-deps", "--no-header", "--no-annotate"]);
+            command.arg("--python").arg(self.interpreter()?);
             command.args(self.offline("--find-links")).arg("-");
             let text = output(command, synapse)?;
             text.lines().find_map(|line| Some(line.split_once("==")?.1.trim().to_owned()))
         } else {
             let tools = self.home.join(".tools");
-            if !venv::interpreter(&tools).exists() {
-                self.create(&self.interpreter()?, &tools, &mut |_| ())?;
+            let same = |python: PathBuf| self.version(&python) == self.version(&venv::interpreter(&tools));
+            if !(self.works(&tools) && same(self.interpreter()?)) {
+                let _lock = self.lock()?;
+                self.begin(&tools, &mut |_| ())?;
+                self.finish(&tools)?;
             }
             let mut command = self.command(&venv::interpreter(&tools));
             command.args(["-I", "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps"]);
@@ -152,17 +193,7 @@ impl<'a> Builder<'a> {
     }
 
     fn lock(&self) -> Result<fs::Lock, String> {
-        match fs::lock(&self.home.join(".lock"), fs::Kind::Exclusive, true, self.user) {
-            Ok(Some(lock)) => Ok(lock),
-            Ok(None) => Err("the lock of the virtualenvs is gone\n  try again".to_owned()),
-            Err(fs::LockError::Held(pid)) => {
-                let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-                Err(format!(
-                    "another synvisor{who} makes a virtualenv at this moment\n  try again when it is done"
-                ))
-            }
-            Err(fs::LockError::Fs(error)) => Err(error.to_string()),
-        }
+        users::as_user(self.user, || venvs::lock(self.state))
     }
 
     /// An interpreter that Synapse can run on: the one that was named, the system's own, or the newest there is.
@@ -273,7 +304,7 @@ impl<'a> Builder<'a> {
     }
 
     fn whom(&self) -> String {
-        self.user.map_or_else(crate::sys::users::own_name, |user| user.name.clone())
+        self.user.map_or_else(users::own_name, |user| user.name.clone())
     }
 }
 

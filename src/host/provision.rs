@@ -16,8 +16,10 @@ const ADMINISTRATOR: &str = "postgres";
 pub fn sql(database: &ExternalDatabase) -> [String; 2] {
     let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
     let (role, name) = (quoted(&database.user), quoted(&database.name));
+    // It is not ours to show.
+    let password = if database.password.is_some() { " PASSWORD 'that of [database]'" } else { "" };
     [
-        format!("CREATE ROLE {role} LOGIN;"),
+        format!("CREATE ROLE {role} LOGIN{password};"),
         format!(
             "CREATE DATABASE {name} OWNER {role} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0;"
         ),
@@ -42,23 +44,38 @@ pub fn provision(database: &ExternalDatabase) -> Result<Vec<&'static str>, Strin
         psql(database, &role)?;
         made.push("role");
     }
-    let name = literal(&database.name);
-    let collation = psql(database, &format!("SELECT datcollate FROM pg_database WHERE datname = {name}"))?;
-    match collation.as_str() {
-        "" => {
-            psql(database, &create)?;
-            made.push("database");
-        }
-        "C" | "POSIX" => {}
-        other => {
-            return Err(format!(
-                "the database {} has the collation {other}, with which indexes of Synapse break when the system's C library is \
-                 upgraded\n  \
-                 make another one with: {create}\n  and name it in [database]; \
-                 a database with data in it is dumped and restored into one",
-                database.name
-            ));
-        }
+    let held = psql(
+        database,
+        &format!(
+            "SELECT pg_encoding_to_char(encoding), datcollate, datctype, pg_get_userbyid(datdba) FROM pg_database \
+             WHERE datname = {}",
+            literal(&database.name)
+        ),
+    )?;
+    if held.is_empty() {
+        psql(database, &create)?;
+        made.push("database");
+        return Ok(made);
+    }
+    let name = &database.name;
+    let [encoding, collate, ctype, owner] = held.split('|').collect::<Vec<_>>()[..] else {
+        return Err(format!("PostgreSQL says of the database {name}: {held}"));
+    };
+    // synapse/storage/engines/postgres.py refuses others.
+    if (encoding, collate, ctype) != ("UTF8", "C", "C") {
+        return Err(format!(
+            "the database {name} has encoding {encoding}, collation {collate} and character type {ctype}, and Synapse takes \
+             none but UTF8, C and C\n  \
+             make another one with: {create}\n  and name it in [database]; \
+             a database with data in it is dumped and restored into one"
+        ));
+    }
+    if owner != database.user {
+        return Err(format!(
+            "the database {name} belongs to {owner}, and {} makes tables in it\n  \
+             ALTER DATABASE \"{name}\" OWNER TO \"{}\"; or name its owner: [database] user",
+            database.user, database.user
+        ));
     }
     Ok(made)
 }

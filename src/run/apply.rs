@@ -28,6 +28,7 @@ use crate::sys::process;
 use crate::topology::UnitName;
 use crate::wire::Generation;
 use crate::wire::GenerationResult;
+use crate::wire::Migration;
 
 use super::Driver;
 use super::listeners::Bound;
@@ -245,12 +246,14 @@ impl Driver {
         self.milestone();
     }
 
-    /// Counts the time for the next one to get READY from now; a migration to another version takes what it takes.
+    /// Counts the time for the next one to get READY from now; a migration takes what it takes.
     pub(super) fn wait_longer(&mut self, ticket: Ticket) {
         let migrated = self.core.ready(&UnitName::main()).is_some();
         if let Some(applying) = self.applying().filter(|applying| applying.ticket == Some(ticket)) {
             let same = |old: &Deployment| old.synapse_version == applying.target.synapse_version;
-            let limited = migrated || applying.old.as_ref().is_none_or(same);
+            let limited = migrated
+                || applying.asked.migration == Migration::None
+                || applying.old.as_ref().is_none_or(same);
             applying.deadline = limited.then(|| clock::now().after(START_LIMIT));
         }
     }
@@ -349,7 +352,13 @@ impl Driver {
     /// Undoes what was done: who has moved moves back, who has not never notices.
     pub(super) fn go_back(&mut self, why: String) {
         let Some(UnderWay::Applying(mut applying)) = self.under_way.take() else { return };
-        let Some(old) = applying.old.take() else { return self.stranded(*applying, &why) };
+        let main = UnitName::main();
+        let crossed = applying.asked.migration == Migration::OneWay
+            && self.running.images.get(&main) == applying.target.images.get(&main);
+        // Whom the old Synapse would find there is a database that it cannot use.
+        let Some(old) = applying.old.take().filter(|_| !crossed) else {
+            return self.stranded(*applying, &why);
+        };
         tracing::warn!("{}: generation {} is rolled back: {why}", applying.asked.who, applying.number);
         // At once: who starts in the middle of the way back must not try it again.
         self.settle(applying.number, GenerationResult::RolledBack, Some(why.clone()));

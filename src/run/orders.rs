@@ -18,6 +18,7 @@ use crate::wire::Answer;
 use crate::wire::Counts;
 use crate::wire::OrderNews;
 use crate::wire::OrderRequest;
+use crate::wire::ReloadRequest;
 use crate::wire::ToRouter;
 use crate::wire::UnitSummary;
 
@@ -113,8 +114,8 @@ impl Driver {
                 let _ = reply.send(report::report(self.core.status(), &facts));
             }
             Command::Order(verb, request, news) => self.order(verb, request, news),
-            Command::Reload(who, reply) => {
-                self.reload(Asked::new(format!("reload by {who}"), Some(reply)));
+            Command::Reload(who, ReloadRequest { migration }, reply) => {
+                self.reload(Asked::new(format!("reload by {who}"), Some(reply)).knowing(migration));
             }
             Command::Rollback(who, to, reply) => {
                 self.roll_back(to, Asked::new(format!("rollback by {who}"), Some(reply)));

@@ -17,6 +17,7 @@ use crate::supervise::Time;
 use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::GenerationResult;
+use crate::wire::Migration;
 use crate::wire::Obstacle;
 
 use super::Driver;
@@ -34,6 +35,8 @@ pub(super) struct Asked {
     pub(super) who: String,
     /// Whom the answer is for; a signal has nobody.
     pub(super) reply: Option<oneshot::Sender<Answer>>,
+    /// What is known of the database, where another Synapse is to take it up.
+    pub(super) migration: Migration,
     /// Whether systemd was told that a reload has begun.
     announced: bool,
 }
@@ -61,7 +64,12 @@ pub(super) enum UnderWay {
 
 impl Asked {
     pub(super) const fn new(who: String, reply: Option<oneshot::Sender<Answer>>) -> Self {
-        Self { who, reply, announced: false }
+        Self { who, reply, migration: Migration::Unknown, announced: false }
+    }
+
+    pub(super) const fn knowing(mut self, migration: Migration) -> Self {
+        self.migration = migration;
+        self
     }
 
     /// Tells systemd that a reload begins; the answer will tell it of the end.

@@ -175,7 +175,9 @@ pub fn supervise(
     layout.write(&running.render(), &users).map_err(failed)?;
     layout.write(&forkserver::program(&layout.fork_server_program()), &users).map_err(failed)?;
     if let (true, Some(programs)) = (config.database.is_embedded(), &venv.postgres) {
-        database::initialise_postgres(programs, &layout, users.synapse.as_ref())
+        let version = venv.postgres_version.as_deref().unwrap_or_default();
+        database::fits(version, &layout)
+            .and_then(|()| database::initialise_postgres(programs, &layout, users.synapse.as_ref()))
             .map_err(StartError::Failed)?;
     }
     if !made.is_empty() {

@@ -73,6 +73,11 @@ fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FsEr
     move |source| FsError { doing, path: path.to_owned(), source }
 }
 
+/// Whether we may read a file or a directory.
+pub fn readable(path: &Path) -> Result<(), FsError> {
+    File::open(path).map(drop).map_err(at("read", path))
+}
+
 /// The owner of a file and its permission bits.
 pub fn owner_and_mode(path: &Path) -> Result<(u32, u32), FsError> {
     let metadata = path.metadata().map_err(at("look at", path))?;

@@ -15,6 +15,7 @@ use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::path::Path;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -411,6 +412,12 @@ pub fn parent(pid: i32) -> Option<i32> {
 /// Whether a process was stopped, by a signal or a debugger: it runs no more and is there all the same.
 pub fn is_stopped(pid: i32) -> bool {
     stat(pid, 0).is_some_and(|state| matches!(state.as_str(), "T" | "t"))
+}
+
+/// The programs of all processes; of other users' they are seen by root alone.
+pub fn programs() -> Vec<PathBuf> {
+    let entries = super::fs::list(Path::new("/proc")).unwrap_or_default();
+    entries.into_iter().filter_map(|entry| super::fs::link_target(&entry.join("exe"))).collect()
 }
 
 /// A field of `/proc/PID/stat`, counted from behind the process's name, which may hold anything: its state is 0.

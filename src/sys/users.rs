@@ -26,6 +26,27 @@ impl User {
     }
 }
 
+/// Does something with the rights of a user and no others, so that no link of that user's leads root anywhere; with none,
+/// with one's own. Nothing else may go on in this process meanwhile, and nothing may be started.
+///
+/// # Errors
+/// What is done says why it failed, or that the kernel does not let us change.
+pub fn as_user<T>(user: Option<&User>, act: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let Some(user) = user else { return act() };
+    let ((uid, gid), own) = (user.ids(), (nix::unistd::geteuid(), nix::unistd::getegid()));
+    let failed = |errno: nix::Error| format!("cannot act as {}: {errno}", user.name);
+    let groups = nix::unistd::getgroups().map_err(failed)?;
+    let change = |uid, gid, groups: &[Gid]| {
+        nix::unistd::setegid(gid)
+            .and_then(|()| nix::unistd::setgroups(groups))
+            .and_then(|()| nix::unistd::seteuid(uid))
+    };
+    let done = change(uid, gid, &[gid]).map_err(failed).and_then(|()| act());
+    // Only root may have groups.
+    nix::unistd::seteuid(own.0).and_then(|()| change(own.0, own.1, &groups)).map_err(failed)?;
+    done
+}
+
 /// The user of this name. Blocks for as long as a directory service may take, if it is not in /etc/passwd.
 pub fn user(name: &str) -> Option<User> {
     let local = fs::read(Path::new("/etc/passwd")).ok();

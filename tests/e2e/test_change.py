@@ -112,6 +112,24 @@ def test_what_does_not_get_ready_is_undone(home: Deployment) -> None:
     assert "rolled back" not in notes(home)
 
 
+def test_what_the_old_synapse_could_not_read_any_more_is_not_undone(home: Deployment) -> None:
+    # What `upgrade --anyway` says when there is no way back. Mutation: a way back all the same: seen red.
+    before = home.pids()
+    moody(home, "generic-2", "breaks")
+    wish = {"migration": "one_way"}
+    status, answer = over_unix_socket(home.run / "control.sock", "POST", "/v1/reload", wish)
+    assert status != 200
+    assert b"not in force as a whole" in answer, answer
+    assert home.unit("main")["state"] == "ready"
+    assert home.pids()["main"] != before["main"]
+    assert generations(home)[-1]["result"] == "failed"
+    assert any(b"moody" in text for path, text in files(home).items() if path.stem == "main")
+    home.synapse = UNLIMITED + LIVELY
+    home.write()
+    assert home.cli("reload", timeout=300).returncode == 0
+    home.wait_ready()
+
+
 def test_one_change_at_a_time(home: Deployment) -> None:
     # Mutations, each seen red: the second reload let in; the plan of a half-made change given.
     go = home.directory / "go"

@@ -1,6 +1,7 @@
-"""How a virtualenv is made: by pip and by uv, from a directory of wheels, and by a file that says hashes.
+"""What `init` makes and what it leaves alone; virtualenvs by pip and by uv, from wheels and by hashes.
 
-The Synapse in it is none, so that there is nothing to download; tests/e2e/test_new_synapse.py has real ones.
+The Synapse in them is none, so that there is nothing to download; tests/e2e/test_new_synapse.py has real
+ones, and tests/system/test_readme.py somebody who answers at a terminal.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import shutil
 import subprocess
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.deployment import Deployment
+from tests.support.deployment import BINARY, ORDINARY, ROOT_USER, UNPRIVILEGED, Deployment
 from tests.support.toolchain import prepare
 
 VERSION = "9.9.9"
@@ -100,7 +103,7 @@ def maker(request: pytest.FixtureRequest) -> Iterator[Maker]:
 
 
 def test_it_is_made_once_from_wheels_alone(maker: Maker) -> None:
-    # Mutations, each seen red: uv not looked for; `--no-index` left out.
+    # Mutation: uv not looked for: seen red.
     first = maker.init()
     assert f"{maker.made()} (made in" in first.stdout, first
     assert maker.holds("matrix_synapse")
@@ -136,6 +139,31 @@ def test_a_lock_file_of_another_synapse_is_noticed(maker: Maker) -> None:
     assert Path(f"{maker.made()}.unfinished").exists()
 
 
+def test_a_new_python_of_the_system_is_a_reason_to_make_it_anew(maker: Maker) -> None:
+    # Mutation: whatever was once complete taken: seen red.
+    maker.init()
+    library = next((maker.made() / "lib").iterdir())
+    library.rename(library.with_name("python3.3"))
+    again = maker.init()
+    assert f"{maker.made()} (made in" in again.stdout, again
+    assert maker.holds("matrix_synapse")
+    assert not (maker.made() / "lib/python3.3").exists()
+
+
+def test_the_newest_version_is_found_also_when_the_tools_for_that_broke(maker: Maker) -> None:
+    # Mutation: whatever is there taken for tools: seen red.
+    maker.home.python = "# Nobody has said which one."
+    maker.home.write()
+    text = maker.home.toml.read_text(encoding="utf-8")
+    for _ in range(2):
+        maker.home.toml.write_text(text, encoding="utf-8")
+        done = maker.init()
+        assert str(maker.made()) in done.stdout, done
+        assert f'synapse = "{VERSION}"' in maker.home.toml.read_text(encoding="utf-8")
+        for library in (maker.home.state / "venvs/.tools/lib").glob("*"):
+            shutil.rmtree(library)
+
+
 def test_a_python_that_is_too_old_is_refused(maker: Maker) -> None:
     # Mutation: any Python taken: seen red.
     old = maker.home.directory / "python3.8"
@@ -145,3 +173,112 @@ def test_a_python_that_is_too_old_is_refused(maker: Maker) -> None:
     assert refused.returncode == 1, refused
     assert f"{old} is Python 3.8, and Synapse needs 3.10 or newer\n" in refused.stderr, refused
     assert not list((maker.home.state / "venvs").glob(f"{VERSION}*/"))
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    """A configuration that nobody has touched but for what a test writes, where every user gets to."""
+    with tempfile.TemporaryDirectory(prefix="sv") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory) / "synvisor.toml"
+
+
+def init(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """It ends before anything is made, since there is no such Python."""
+    return subprocess.run(
+        [BINARY, "init", "--yes", "--config", path, "--python", "/nonexistent/python", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def untouched(path: Path, text: str) -> str:
+    """A file that says where everything is, and beside that this."""
+    directory = path.parent
+    user = f'user = "{UNPRIVILEGED}"\nrouter_user = "{UNPRIVILEGED}"\n' if ROOT_USER else ""
+    whole = f"""server_name = "example.com"
+{text}
+[python]
+synapse = "{VERSION}"
+[supervisor]
+state_dir = "{directory}/state"
+run_dir = "{directory}/run"
+{user}"""
+    path.write_text(whole, encoding="utf-8")
+    return whole
+
+
+def test_what_was_written_before_the_first_init_stays(path: Path) -> None:
+    # Mutation: whatever is suggested written: seen red.
+    text = untouched(
+        path,
+        '''public_baseurl = "https://chat.a.org/" # ours
+[workers]
+preset = "none"
+generic = 3
+[database]
+host = "db.a.org"
+[redis]
+host = "redis.a.org"''',
+    )
+    assert "is no Python" in init(path, "--server-name", "a.org").stderr
+    assert path.read_text(encoding="utf-8") == text.replace("example.com", "a.org")
+    before = path.read_text(encoding="utf-8")
+    for flag, value, said in (
+        ("--server-name", "b.org", "says a.org"),
+        ("--public-baseurl", "https://b.org", "says https://chat.a.org/"),
+        ("--preset", "one-of-each", "says none"),
+        ("--redis", "embedded", "set up already"),
+    ):
+        refused = init(path, flag, value)
+        assert refused.returncode == 1, refused
+        assert said in refused.stderr, refused
+        assert flag in refused.stderr, refused
+    assert path.read_text(encoding="utf-8") == before
+    # Who says the same again is right.
+    again = init(path, "--server-name", "a.org", "--public-baseurl", "https://chat.a.org", "--preset", "none")
+    assert "is no Python" in again.stderr, again
+
+
+def test_what_nobody_has_written_is_as_it_is_suggested(path: Path) -> None:
+    untouched(path, "")
+    init(
+        path,
+        "--server-name",
+        "a.org",
+        "--database",
+        "external",
+        "--preset",
+        "one-of-each",
+        "--redis",
+        "embedded",
+    )
+    text = path.read_text(encoding="utf-8")
+    user = UNPRIVILEGED if ROOT_USER else "synvisor"
+    for line in (
+        'server_name = "a.org"',
+        'public_baseurl = "https://a.org/"',
+        'preset = "one-of-each"',
+        f'[database]\nuser = "{user}"\nmode = "external"',
+        '[redis]\nmode = "embedded"',
+    ):
+        assert line in text, text
+
+
+@pytest.mark.skipif(not ROOT_USER, reason="whoever is not root has nothing to lose")
+def test_no_link_of_the_services_user_leads_root_anywhere(maker: Maker) -> None:
+    # Mutation: secrets made by root: seen red.
+    home = maker.home
+    other = home.directory / "roots"
+    other.mkdir(mode=0o755)
+    home.state.mkdir()
+    (home.state / "secrets").symlink_to(other)
+    assert ORDINARY
+    os.chown(home.state, *ORDINARY)
+    refused = maker.init()
+    assert refused.returncode == 1, refused
+    assert "Permission denied" in refused.stderr or "secrets" in refused.stderr, refused
+    assert list(other.iterdir()) == []
+    assert other.stat().st_uid == 0
