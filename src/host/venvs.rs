@@ -75,20 +75,21 @@ fn made(state: &Path) -> Result<Vec<PathBuf>, FsError> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::time::Duration;
-    use std::time::SystemTime;
+
+    use nix::sys::stat::futimens;
+    use nix::sys::time::TimeSpec;
 
     use super::*;
 
     /// A virtualenv as far as it matters here, made on that day.
-    fn virtualenv(state: &Path, version: &str, day: u64) -> PathBuf {
+    fn virtualenv(state: &Path, version: &str, day: i64) -> PathBuf {
         let path = Recipe::home(state).join(version);
         let packages = path.join("lib/python3.13/site-packages");
         std::fs::create_dir_all(packages.join(format!("matrix_synapse-{version}.dist-info"))).unwrap();
         std::fs::create_dir_all(path.join("bin")).unwrap();
         File::create(path.join("bin/python")).unwrap();
-        let made = SystemTime::UNIX_EPOCH + Duration::from_secs(day * 86_400);
-        File::create(path.join("pyvenv.cfg")).unwrap().set_modified(made).unwrap();
+        let made = TimeSpec::new(day * 86_400, 0);
+        futimens(File::create(path.join("pyvenv.cfg")).unwrap(), &made, &made).unwrap();
         path
     }
 
