@@ -1,4 +1,4 @@
-//! Connections to hosts by name, from /etc/hosts and the name servers of /etc/resolv.conf.
+//! Hosts and services by name, from /etc/hosts and the name servers of /etc/resolv.conf.
 //!
 //! Not through NSS: a static glibc crashes in it where libnss-resolve or libnss-myhostname is installed.
 
@@ -10,6 +10,7 @@ use hickory_resolver::Resolver;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RData;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
@@ -27,6 +28,31 @@ pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
         }
     }
     Err(failure)
+}
+
+/// Host and port of the first SRV record of a name; none where it has none. A name of its own is not completed by a domain
+/// to search in.
+///
+/// # Errors
+/// No name server says whether it has.
+pub async fn service(name: &str) -> io::Result<Option<(String, u16)>> {
+    let builder = TokioResolver::builder_tokio().map_err(io::Error::other)?;
+    service_of(&builder.build().map_err(io::Error::other)?, name).await
+}
+
+async fn service_of(resolver: &TokioResolver, name: &str) -> io::Result<Option<(String, u16)>> {
+    let found = match resolver.srv_lookup(format!("{name}.")).await {
+        Ok(found) => found,
+        Err(error) if error.is_no_records_found() => return Ok(None),
+        Err(error) => return Err(io::Error::other(error)),
+    };
+    let records = found.answers().iter().filter_map(|record| {
+        let RData::SRV(record) = &record.data else { return None };
+        Some(record)
+    });
+    // Of equals any may be asked first (RFC 2782).
+    let first = records.min_by_key(|record| record.priority);
+    Ok(first.map(|record| (record.target.to_string().trim_end_matches('.').to_owned(), record.port)))
 }
 
 async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
