@@ -46,8 +46,8 @@ def database(connection):
             "ctype": ctype,
             "max_connections": int(one("SHOW max_connections")[0]),
             "reserved": int(reserved),
-            # What kind another role's session is of is hidden (null) from who is not a member of that role; nothing
-            # else has a database but a few of PostgreSQL's own workers.
+            # Which kind another role's session is of, is hidden (null) from who is no member of that role;
+            # nothing else has a database but a few of PostgreSQL's own workers.
             "others": one(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname <> current_database()"
                 " AND coalesce(backend_type, 'client backend') = 'client backend'"
