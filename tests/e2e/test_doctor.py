@@ -125,7 +125,7 @@ def test_faults_of_a_real_homeserver_are_found(world: World) -> None:
         findings = doctor(world, exits=1)
         # A secret in a file that everybody may read.
         home.toml.write_text(
-            text.replace("[synapse]", '[synapse]\nform_secret = "a secret"'), encoding="utf-8"
+            text.replace("[synapse]", '[synapse]\nturn_shared_secret = "a secret"'), encoding="utf-8"
         )
         with_secret = doctor(world, "--offline", exits=1)["modes"]
     finally:
