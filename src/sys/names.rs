@@ -80,7 +80,54 @@ async fn addresses(host: &str) -> io::Result<Vec<IpAddr>> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_resolver::config::NameServerConfig;
+    use tokio::net::UdpSocket;
+
     use super::*;
+
+    /// Two records for a name with "fed" in it, an error (SERVFAIL) for one with "broken", and none for others (NXDOMAIN).
+    fn answer(query: &[u8]) -> Vec<u8> {
+        // RFC 1035, section 4: a name ends with an empty label, and type and class follow.
+        let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+        let is_for = |word: &str| query[..end].windows(word.len()).any(|part| part == word.as_bytes());
+        let (code, records) = match (is_for("broken"), is_for("fed")) {
+            (true, _) => (2, 0),
+            (false, true) => (0, 2),
+            (false, false) => (3, 0),
+        };
+        let mut answer =
+            [&query[..2], &[0x81, 0x80 | code, 0, 1, 0, records, 0, 0, 0, 0], &query[12..end]].concat();
+        for (priority, host, port) in [(20, b'b', 443_u16), (10, b'a', 444)].into_iter().take(records.into())
+        {
+            // The name that was asked for; SRV, IN, a minute, 17 bytes (RFC 2782).
+            answer.extend([0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 60, 0, 17, 0, priority, 0, 0]);
+            answer.extend(port.to_be_bytes());
+            answer.extend([1, host, 7]);
+            answer.extend(b"example\0");
+        }
+        answer
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_record_of_a_service_that_comes_first_is_found() {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut server = NameServerConfig::udp(IpAddr::from([127, 0, 0, 1]));
+        server.connections[0].port = socket.local_addr().unwrap().port();
+        let config = ResolverConfig::from_parts(None, vec![], vec![server]);
+        let resolver =
+            Resolver::builder_with_config(config, TokioRuntimeProvider::default()).build().unwrap();
+        tokio::spawn(async move {
+            let mut query = [0; 512];
+            loop {
+                let (length, from) = socket.recv_from(&mut query).await.unwrap();
+                socket.send_to(&answer(&query[..length]), from).await.unwrap();
+            }
+        });
+        let found = service_of(&resolver, "_matrix-fed._tcp.m.example").await.unwrap();
+        assert_eq!(found, Some(("a.example".to_owned(), 444)));
+        assert_eq!(service_of(&resolver, "_matrix._tcp.m.example").await.unwrap(), None);
+        service_of(&resolver, "_matrix._tcp.broken.example").await.unwrap_err();
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn addresses_need_no_file() {
