@@ -138,6 +138,11 @@ fn the_router_answers_for_itself_where_nobody_else_may() {
     let _main = harness.up("main", 1);
     harness.table();
     assert_eq!(status(&harness, "/health"), "HTTP/1.1 200 OK");
+    let mut client = harness.client();
+    client.send("GET /health HTTP/1.1\r\nHost: a.b\r\nX-Forwarded-For: 198.51.100.7, 127.0.0.1\r\n\r\n");
+    let health = client.head();
+    assert_eq!(header(&health, "synvisor-client"), Some("198.51.100.7"));
+    assert_eq!(header(&health, "synvisor-believed"), Some("2"));
     for denied in ["/_synapse/metrics", "/_synapse/replication/x"] {
         assert_eq!(status(&harness, denied), "HTTP/1.1 404 Not Found");
     }

@@ -38,6 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(super) struct Main {
     socket: PathBuf,
     control: PathBuf,
+    patience: Duration,
 }
 
 enum Attempt {
@@ -45,11 +46,13 @@ enum Attempt {
     /// Nothing of the request has reached anybody.
     Unsent,
     Lost(String),
+    /// There was no answer in all this time.
+    Late,
 }
 
 impl Main {
     pub(super) const fn new(socket: PathBuf, control: PathBuf) -> Self {
-        Self { socket, control }
+        Self { socket, control, patience: PATIENCE }
     }
 
     /// Asks main and gives its answer; what was not sent, or may be asked twice, is asked again while main restarts.
@@ -65,17 +68,32 @@ impl Main {
     ) -> Result<Value, AdminError> {
         for _ in 0..ATTEMPTS {
             match UnixStream::connect(&self.socket).await {
-                Ok(stream) => match attempt(stream, request(method, target, token, body)?).await {
-                    Attempt::Answered(status, text) => return judge(status, &text),
-                    Attempt::Unsent => {}
-                    Attempt::Lost(_) if *method == Method::GET => {}
-                    Attempt::Lost(why) => return Err(AdminError::Broken(why)),
-                },
+                Ok(stream) => {
+                    let request = request(method, target, token, body)?;
+                    let attempt = tokio::time::timeout(self.patience, attempt(stream, request));
+                    match attempt.await.unwrap_or(Attempt::Late) {
+                        Attempt::Answered(status, text) => return judge(status, &text),
+                        Attempt::Unsent => {}
+                        Attempt::Lost(_) if *method == Method::GET => {}
+                        Attempt::Lost(why) => return Err(AdminError::Broken(why)),
+                        // Whoever hangs so long is not asked once more.
+                        Attempt::Late => return Err(self.late(method)),
+                    }
+                }
                 Err(error) => self.explain(&error).await?,
             }
             tokio::time::sleep(PAUSE).await;
         }
         Err(AdminError::Away("main has not come up within 30 s\n  see why: synvisor status".to_owned()))
+    }
+
+    /// Main has the request, and says nothing.
+    fn late(&self, method: &Method) -> AdminError {
+        let what = format!("main has not answered within {} s", self.patience.as_secs());
+        if *method == Method::GET {
+            return AdminError::Away(format!("{what}\n  see why: synvisor dump main"));
+        }
+        AdminError::Broken(format!("{what} (see why: synvisor dump main)"))
     }
 
     /// Why main cannot be connected to, where waiting does not help.
@@ -145,22 +163,18 @@ async fn attempt(stream: UnixStream, request: Request<Full<Bytes>>) -> Attempt {
         return Attempt::Unsent;
     };
     tokio::spawn(connection);
-    let answer = async {
-        let response = match sender.try_send_request(request).await {
-            Ok(response) => response,
-            Err(mut error) => {
-                let unsent = error.take_message().is_some() || is_unwritten(error.error());
-                return if unsent { Attempt::Unsent } else { Attempt::Lost(error.error().to_string()) };
-            }
-        };
-        let status = response.status();
-        match response.into_body().collect().await {
-            Ok(body) => Attempt::Answered(status, body.to_bytes()),
-            Err(error) => Attempt::Lost(error.to_string()),
+    let response = match sender.try_send_request(request).await {
+        Ok(response) => response,
+        Err(mut error) => {
+            let unsent = error.take_message().is_some() || is_unwritten(error.error());
+            return if unsent { Attempt::Unsent } else { Attempt::Lost(error.error().to_string()) };
         }
     };
-    let late = || Attempt::Lost(format!("main has not answered within {} s", PATIENCE.as_secs()));
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(|_| late())
+    let status = response.status();
+    match response.into_body().collect().await {
+        Ok(body) => Attempt::Answered(status, body.to_bytes()),
+        Err(error) => Attempt::Lost(error.to_string()),
+    }
 }
 
 /// Whether main had shut the connection before anything came by it: a process that stops does so with those on which it
@@ -242,6 +256,29 @@ mod tests {
         for line in ["get /path http/1.1", "authorization: bearer a-token", "x-forwarded-for: 127.0.0.1"] {
             assert!(request.contains(line), "{request}");
         }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_hangs_is_asked_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("main.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut main = Main::new(socket, directory.path().join("control.sock"));
+        main.patience = Duration::from_millis(1);
+        let answer = main.ask(&Method::GET, "/path", None, None).await;
+        assert!(
+            matches!(&answer, Err(AdminError::Away(why)) if why.contains("synvisor dump main")),
+            "{answer:?}"
+        );
+        let answer = main.ask(&Method::POST, "/path", None, None).await;
+        assert!(
+            matches!(&answer, Err(AdminError::Broken(why)) if why.contains("has not answered")),
+            "{answer:?}"
+        );
+        // Both wait in the backlog, and nobody else.
+        listener.accept().await.unwrap();
+        listener.accept().await.unwrap();
+        listener.into_std().unwrap().accept().unwrap_err();
     }
 
     #[tokio::test(flavor = "current_thread")]

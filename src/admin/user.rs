@@ -83,6 +83,17 @@ impl Admin {
         Ok(answer["user_id"].as_str().map_or_else(|| id.to_string(), str::to_owned))
     }
 
+    /// Whether a user's account was ended: Synapse gives it a new password all the same (1.163:
+    /// `synapse/handlers/set_password.py`), and lets nobody in by it (`synapse/rest/client/login.py`).
+    ///
+    /// # Errors
+    /// As for every request.
+    pub async fn is_deactivated(&self, id: &UserId) -> Result<bool, AdminError> {
+        let path = format!("/_synapse/admin/v2/users/{}", escaped(&id.to_string()));
+        let user = self.call(&Method::GET, &path, None).await?;
+        Ok(user["deactivated"].as_bool() == Some(true))
+    }
+
     /// Gives a user another password, and ends its sessions unless they are to be kept.
     ///
     /// # Errors

@@ -11,7 +11,9 @@ use crate::host::builder::Means;
 use crate::host::checkup;
 use crate::host::checkup::Circumstances;
 use crate::host::layout::Users;
+use crate::host::secrets;
 use crate::host::toml;
+use crate::sys::fs;
 use crate::wire::StatusReport;
 
 use super::Exit;
@@ -20,7 +22,10 @@ use super::config;
 use super::output;
 
 pub(super) fn doctor(path: &Path, json: bool, offline: bool, means: Means) -> Exit {
-    let loaded = match toml::load(path, None) {
+    // The running service's, where we may look at them.
+    let credentials = secrets::credentials(None);
+    let credentials = fs::list(&credentials).is_ok().then(|| credentials.into_os_string());
+    let loaded = match toml::load(path, credentials.as_ref()) {
         Ok(loaded) => loaded,
         Err(unusable) => return config::refuse(&unusable),
     };

@@ -101,6 +101,13 @@ pub(super) fn run(path: &Path, credentials: Option<&OsString>, verb: UserVerb) -
         UserVerb::Password { name, keep_sessions, password } => {
             with_admin(path, credentials, PASSWORD, async |way| {
                 let id = id(way, &name)?;
+                if way.is_deactivated(&id).await.map_err(|error| refused(error, &id))? {
+                    let why = format!(
+                        "{id} was deactivated, and a new password would let nobody in: nothing was changed\n  \
+                         make a user of another name: synvisor user add NAME"
+                    );
+                    return Err(Trouble::Said(output::fail(&why)));
+                }
                 let password = new_password(way, password.password_stdin).await?;
                 let done = way.set_password(&id, &password, keep_sessions).await;
                 done.map_err(|error| refused(error, &id))?;
@@ -170,7 +177,7 @@ fn in_words(refusal: &Refusal, id: &UserId) -> Option<String> {
     Some(match code.as_str() {
         "M_USER_IN_USE" => format!(
             "there is or was a user {id}, and nothing was changed\n  \
-             choose another name, or give that one a new password: synvisor user password {id}"
+             choose another name, or give that one a new password, unless it was deactivated: synvisor user password {id}"
         ),
         "M_INVALID_USERNAME" => format!(
             "{id} cannot be a new user: {text}\n  choose a name of small letters, digits and the signs . _ = - / +"

@@ -10,19 +10,27 @@ use super::Finding;
 pub(super) fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![registration(config), admin(config, facts)];
     if facts.warnings.is_empty() {
-        findings.push(Finding::fine("settings", "the installed Synapse knows all of them"));
+        let who = if facts.installed { "the installed Synapse" } else { "no Synapse is installed; 1.163" };
+        findings.push(Finding::fine("settings", format!("{who} knows all of them")));
     }
     for (what, remedy) in &facts.warnings {
         findings.push(Finding::warning("settings", what, remedy));
+    }
+    if facts.unfit.is_empty() {
+        findings.push(Finding::fine("secrets", "those that the file names are there, as far as we may look"));
+    }
+    for (what, remedy) in &facts.unfit {
+        findings.push(Finding::error("secrets", what, remedy));
     }
     findings
 }
 
 fn registration(config: &Config) -> Finding {
     let on = |setting: &str| config.synapse.get(setting).and_then(Value::as_bool).unwrap_or(false);
+    let wants_address = config.synapse.get("registrations_require_3pid").and_then(Value::as_array);
     let guarded = on("registration_requires_token")
         || on("enable_registration_captcha")
-        || config.synapse.contains_key("registrations_require_3pid");
+        || wants_address.is_some_and(|kinds| !kinds.is_empty());
     if config.delegates_authentication() || !on("enable_registration") {
         return Finding::fine("registration", "is closed, or another service's");
     }
@@ -56,5 +64,9 @@ fn admin(config: &Config, facts: &Facts) -> Finding {
             "listen on 127.0.0.1, or see to it that only administrators reach this address",
         );
     }
-    Finding::fine("admin API", "is not reachable from outside")
+    match (&facts.public.unasked, facts.public.admin) {
+        (Some(why), _) => Finding::unknown("admin API", why),
+        (None, None) => Finding::unknown("admin API", "the router was not reached by way of public_baseurl"),
+        (None, Some(_)) => Finding::fine("admin API", "is not reachable from outside"),
+    }
 }

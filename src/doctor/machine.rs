@@ -1,15 +1,17 @@
-//! The machine: ports, files, clock, disks, and what systemd was told beside the unit.
-
-use std::path::Path;
+//! The machine: ports, files, clock, disks and memory.
 
 use crate::config::Config;
+use crate::config::units;
+use crate::topology::Role;
 use crate::topology::Topology;
+use crate::topology::Unit;
 
-use super::DropIn;
 use super::Facts;
 use super::Finding;
 use super::Kept;
 use super::Place;
+use super::Room;
+use super::Trouble;
 
 /// A process of Synapse has two sockets and some files of its own, and each client of the router two.
 const LEAST_FILES: u64 = 4_096;
@@ -18,27 +20,13 @@ const LEAST_FILES: u64 = 4_096;
 const LITTLE: u64 = 1 << 30;
 const LITTLE_SHARE: u64 = 5;
 
-/// Directives whose values in the unit are what a mechanism rests on, and what comes of another one.
-const RESTS_ON: [(&str, &str); 9] = [
-    ("User", "directories and sockets belong to synvisor, and Synapse must not run as root"),
-    ("Type", "systemd would not know when the homeserver serves"),
-    ("NotifyAccess", "systemd would not hear what synvisor says"),
-    ("KillMode", "systemd would end PostgreSQL and Synapse in no order, and whoever is to survive a crash"),
-    ("Restart", "a supervisor that died would not come back"),
-    ("RuntimeDirectoryPreserve", "the next supervisor could not take over what runs"),
-    ("FileDescriptorStoreMax", "sockets would not survive the supervisor"),
-    ("ExecStopPost", "what a supervisor left would run on after a stop"),
-    ("ExecStart", "options that are not the package's"),
-];
-
 pub(super) fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = facts.ports.iter().map(port).collect();
     findings.push(files(facts));
     findings.push(clock(facts));
     findings.extend(facts.places.iter().flat_map(disk));
     findings.push(modes(&facts.kept));
-    findings.push(drop_ins(&facts.drop_ins));
-    findings.push(memory(config, facts));
+    findings.extend(memory(config, facts));
     findings
 }
 
@@ -83,18 +71,31 @@ fn clock(facts: &Facts) -> Finding {
 }
 
 fn disk(place: &Place) -> Vec<Finding> {
-    let Place { what, path, free, size, free_files, files, open } = place;
+    let Place { what, path, room, open } = place;
     let shown = path.display();
+    let Room { free, size, free_files, files } = match room {
+        Ok(room) => *room,
+        Err(trouble) => {
+            let trouble = match trouble {
+                Trouble::Fault(why) => {
+                    Trouble::Fault(format!("{what} is not where it should be, {shown}: {why}"))
+                }
+                Trouble::Unseen(why) => Trouble::Unseen(format!("{what}, {shown}: {why}")),
+            };
+            let remedy = "mount what should be there, or correct the link that leads to it";
+            return vec![Finding::trouble("disk", &trouble, remedy)];
+        }
+    };
     let mut findings = Vec::new();
-    let share = free.saturating_mul(100) / (*size).max(1);
-    if *free < LITTLE || share < LITTLE_SHARE {
+    let share = free.saturating_mul(100) / size.max(1);
+    if free < LITTLE || share < LITTLE_SHARE {
         findings.push(Finding::warning(
             "disk",
             format!("{} MiB are free for {what}, {shown} ({share} %)", free >> 20),
             "make room, or move it: a full disk stops PostgreSQL and every upload",
         ));
     }
-    if *files > 0 && free_files.saturating_mul(100) / files < LITTLE_SHARE {
+    if files > 0 && free_files.saturating_mul(100) / files < LITTLE_SHARE {
         findings.push(Finding::warning(
             "disk",
             format!("{free_files} files can still be made where {what} lies, {shown}"),
@@ -133,86 +134,78 @@ fn modes(kept: &[Kept]) -> Finding {
     Finding::error("modes", whats.join("; "), remedies.join("; "))
 }
 
-/// The name and value of each directive of a unit's text.
-fn directives(text: &str) -> impl Iterator<Item = (&str, &str)> {
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';', '[']));
-    lines.filter_map(|line| line.split_once('=')).map(|(name, value)| (name.trim(), value.trim()))
-}
-
-fn drop_ins(drop_ins: &[DropIn]) -> Finding {
-    let mut found = Vec::new();
-    for DropIn { path, text } in drop_ins {
-        for (name, value) in directives(text) {
-            if let Some((_, why)) = RESTS_ON.iter().find(|(directive, _)| *directive == name) {
-                found.push(format!("{} sets {name}={value}: {why}", path.display()));
-            }
-        }
-    }
-    if found.is_empty() {
-        let count = drop_ins.len();
-        return Finding::fine("drop-ins", format!("{count} change the unit, and nothing that it rests on"));
-    }
-    Finding::warning(
-        "drop-ins",
-        found.join("; "),
-        "remove these lines (systemctl edit synvisor), then: systemctl daemon-reload",
-    )
-}
-
-/// Bytes that a process of Synapse takes before it has done anything, forked, and main's or a plain one's.
+/// Bytes that a process of Synapse takes before it has done anything, forked.
 const FORKED: u64 = 50 << 20;
 
-fn memory(config: &Config, facts: &Facts) -> Finding {
-    let topology = Topology::of(config);
-    let processes = topology.synapse().count() as u64;
-    // What Synapse's caches may grow to (`caches.cache_autotuning.max_cache_memory_usage`), in each process.
-    let caches = config
-        .synapse
-        .get("caches")
-        .and_then(|caches| caches.get("cache_autotuning")?.get("max_cache_memory_usage"))
-        .and_then(bytes);
-    let least = processes * FORKED;
-    let most = caches.map(|caches| processes * (FORKED + caches));
-    let shown = |bytes: u64| format!("{} MiB", bytes >> 20);
-    if least > facts.memory {
-        return Finding::error(
-            "memory",
-            format!(
-                "{processes} processes take {} before they do anything, and the machine has {}",
-                shown(least),
-                shown(facts.memory)
-            ),
-            "fewer workers: a smaller preset, or counts in [workers]",
-        );
-    }
-    if let Some(most) = most.filter(|most| *most > facts.memory) {
-        return Finding::warning(
-            "memory",
-            format!(
-                "caches may grow to {} in {processes} processes, and the machine has {}",
-                shown(most),
-                shown(facts.memory)
-            ),
-            "lower caches.cache_autotuning.max_cache_memory_usage in [synapse]: it counts for each process",
-        );
-    }
-    let factor = config.synapse.get("caches").and_then(|caches| caches.get("global_factor"));
+/// Bytes that caches of a busy process grow to for each unit of the factor: our own rule of thumb, Synapse's documentation
+/// has none.
+const FACTOR: f64 = (256_u64 << 20) as f64;
+
+/// What the caches of one process may grow to.
+struct Caches {
+    /// Bytes; none where the file says nothing.
+    most: Option<u64>,
+    /// A bound that Synapse does not keep, since without jemalloc it does not know what its caches take (1.163:
+    /// `synapse/util/caches/lrucache.py`, `_expire_old_entries`).
+    unkept: bool,
+}
+
+fn caches(config: &Config, unit: &Unit) -> Caches {
+    let kind = match unit.role {
+        Role::Worker(kind) => Some(kind),
+        Role::Main | Role::Router | Role::ForkServer | Role::Postgres { .. } | Role::Redis { .. } => None,
+    };
+    let own = config.units.of(unit.name.as_str(), kind);
+    let shared = config.synapse.get("caches").and_then(toml::Value::as_table);
+    let mut caches = shared.cloned().unwrap_or_default();
+    units::merge(&mut caches, own.caches);
+    let bound = caches.get("cache_autotuning").and_then(|tuning| tuning.get("max_cache_memory_usage"));
+    let bound = bound.and_then(bytes);
+    let kept = own.environment.get("LD_PRELOAD").is_some_and(|libraries| libraries.contains("jemalloc"));
+    let factor = caches.get("global_factor");
     let factor =
         factor.and_then(|factor| factor.as_float().or_else(|| factor.as_integer().map(|whole| whole as f64)));
-    // Synapse's developers count on half a gigabyte for each unit of the factor in a busy process.
-    let wanted = factor.map(|factor| (factor * processes as f64 * 256.0) as u64);
-    if let Some(wanted) = wanted.filter(|wanted| *wanted << 20 > facts.memory) {
-        return Finding::warning(
+    let grown = factor.map(|factor| (factor * FACTOR) as u64);
+    Caches { most: bound.filter(|_| kept).or(grown), unkept: bound.is_some() && !kept }
+}
+
+fn memory(config: &Config, facts: &Facts) -> Vec<Finding> {
+    let topology = Topology::of(config);
+    let all: Vec<Caches> = topology.synapse().map(|unit| caches(config, unit)).collect();
+    let processes = all.len() as u64;
+    let least = processes * FORKED;
+    let most = all.iter().filter_map(|caches| caches.most).fold(least, u64::saturating_add);
+    let shown = |bytes: u64| format!("{} MiB", bytes >> 20);
+    let has = shown(facts.memory);
+    let mut findings = Vec::new();
+    if all.iter().any(|caches| caches.unkept) {
+        findings.push(Finding::warning(
+            "memory",
+            "max_cache_memory_usage has no effect: Synapse knows what its caches take only with jemalloc",
+            "apt-get install libjemalloc2, and in [units.all]: environment = { LD_PRELOAD = \"libjemalloc.so.2\" }",
+        ));
+    }
+    if least > facts.memory {
+        findings.push(Finding::error(
             "memory",
             format!(
-                "a global_factor of {} in {processes} processes may ask for {wanted} MiB, and the machine has {}",
-                factor.unwrap_or_default(),
-                shown(facts.memory)
+                "{processes} processes take {} before they do anything, and the machine has {has}",
+                shown(least)
             ),
-            "lower caches.global_factor in [synapse], or bound it by caches.cache_autotuning.max_cache_memory_usage",
-        );
+            "fewer workers: a smaller preset, or counts in [workers]",
+        ));
+    } else if most > facts.memory {
+        findings.push(Finding::warning(
+            "memory",
+            format!("{processes} processes may grow to {} with their caches, and the machine has {has}", shown(most)),
+            "lower what [synapse] or [units.NAME] says of caches, which counts for each process: global_factor, \
+             or max_cache_memory_usage where there is jemalloc",
+        ));
     }
-    Finding::fine("memory", format!("{processes} processes, {}", shown(facts.memory)))
+    if findings.is_empty() {
+        findings.push(Finding::fine("memory", format!("{processes} processes, {has}")));
+    }
+    findings
 }
 
 /// A size as Synapse reads it: a number, or one with K, M or G.
@@ -231,12 +224,4 @@ fn bytes(value: &toml::Value) -> Option<u64> {
         _ => return None,
     };
     digits.parse::<u64>().ok()?.checked_shl(shift)
-}
-
-/// Whether a path lies in one of those that the unit, or a drop-in, opens for writing.
-pub fn is_open(path: &Path, unit: &str, drop_ins: &[DropIn]) -> bool {
-    let texts = std::iter::once(unit).chain(drop_ins.iter().map(|drop_in| drop_in.text.as_str()));
-    let opened = texts.flat_map(directives).filter(|(name, _)| *name == "ReadWritePaths");
-    let mut paths = opened.flat_map(|(_, value)| value.split_whitespace());
-    paths.any(|open| path.starts_with(open.trim_start_matches(['-', '+']).trim_matches('"')))
 }

@@ -5,6 +5,7 @@ mod homeserver;
 mod machine;
 mod outside;
 mod services;
+mod unit;
 
 pub use facts::Database;
 pub use facts::DropIn;
@@ -13,10 +14,14 @@ pub use facts::Kept;
 pub use facts::Place;
 pub use facts::Port;
 pub use facts::Public;
+pub use facts::Room;
+pub use facts::Seen;
+pub use facts::Trouble;
 pub use facts::WellKnown;
 
-pub use machine::is_open;
 pub use outside::FORGED;
+pub use unit::configuration;
+pub use unit::is_open;
 
 use serde::Serialize;
 
@@ -70,6 +75,17 @@ impl Finding {
     fn error(check: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::new(check, Severity::Error, what, remedy)
     }
+
+    /// What is not known to be well; `remedy` is for what says none itself.
+    fn trouble(check: &'static str, trouble: &Trouble, remedy: &str) -> Self {
+        match trouble {
+            Trouble::Unseen(why) => Self::unknown(check, why.replace('\n', ":")),
+            Trouble::Fault(why) => {
+                let (what, said) = why.split_once('\n').unwrap_or((why, remedy));
+                Self::error(check, what, said.trim())
+            }
+        }
+    }
 }
 
 /// Judges everything that was found; what is wrong comes first.
@@ -77,6 +93,7 @@ pub fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
     let mut findings: Vec<Finding> = services::examine(config, facts)
         .into_iter()
         .chain(machine::examine(config, facts))
+        .chain(unit::examine(facts))
         .chain(homeserver::examine(config, facts))
         .chain(outside::examine(config, facts))
         .collect();

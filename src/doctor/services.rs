@@ -9,7 +9,7 @@ use super::Facts;
 use super::Finding;
 use super::facts::Database;
 
-/// The oldest PostgreSQL that Synapse 1.163 takes (`synapse/storage/engines/postgres.py`).
+/// The oldest PostgreSQL with which Synapse 1.163 starts (`synapse/storage/engines/postgres.py`).
 const OLDEST_POSTGRES: i64 = 140_000;
 
 pub(super) fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
@@ -20,18 +20,17 @@ pub(super) fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
             connections(config, database),
             version(database),
         ],
-        Err(why) => vec![Finding::error(
+        Err(trouble) => vec![Finding::trouble(
             "database",
-            format!("cannot be asked: {why}"),
+            trouble,
             "is it running, and are the keys of [database] right?",
         )],
     };
     if Topology::of(config).has_workers() {
         findings.push(match &facts.redis {
             Ok(()) => Finding::fine("redis", "answers"),
-            Err(why) => {
-                let (what, remedy) = why.split_once('\n').unwrap_or((why, ""));
-                Finding::error("redis", what, remedy.trim())
+            Err(trouble) => {
+                Finding::trouble("redis", trouble, "is it running, and are the keys of [redis] right?")
             }
         });
     }
@@ -40,8 +39,8 @@ pub(super) fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
 
 fn collation(database: &Database) -> Finding {
     let Database { encoding, collate, ctype, .. } = database;
-    let right = |name: &str| ["C", "POSIX"].contains(&name);
-    if encoding == "UTF8" && right(collate) && right(ctype) {
+    // Synapse compares the names (1.163: `synapse/storage/engines/postgres.py`): POSIX, which is the same, is refused.
+    if encoding == "UTF8" && collate == "C" && ctype == "C" {
         return Finding::fine("collation", format!("{encoding}, {collate}"));
     }
     Finding::error(
@@ -88,9 +87,12 @@ fn version(database: &Database) -> Finding {
     if database.version >= OLDEST_POSTGRES {
         return Finding::fine("postgresql", shown);
     }
-    Finding::warning(
+    Finding::error(
         "postgresql",
-        format!("{shown} is older than what Synapse supports, {}", OLDEST_POSTGRES / 10_000),
-        "upgrade it before the next Synapse: pg_upgradecluster on Debian",
+        format!(
+            "{shown} is older than {}, and Synapse 1.163 does not start with it",
+            OLDEST_POSTGRES / 10_000
+        ),
+        "upgrade it: pg_upgradecluster on Debian",
     )
 }

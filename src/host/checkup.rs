@@ -7,21 +7,26 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::config::Config;
 use crate::config::Redis;
+use crate::config::mask;
 use crate::config::problem::Problem;
+use crate::config::secret::SecretSource;
 use crate::doctor;
 use crate::doctor::Database;
-use crate::doctor::DropIn;
 use crate::doctor::Facts;
 use crate::doctor::Kept;
 use crate::doctor::Place;
 use crate::doctor::Port;
 use crate::doctor::Public;
+use crate::doctor::Room;
+use crate::doctor::Trouble;
 use crate::doctor::WellKnown;
 use crate::render;
 use crate::sys::clock;
 use crate::sys::descriptors;
 use crate::sys::fs;
+use crate::sys::names;
 use crate::sys::users;
 use crate::topology;
 
@@ -30,14 +35,16 @@ use super::layout::Layout;
 use super::layout::Users;
 use super::machine::Machine;
 use super::python;
+use super::settings;
 use super::systemd;
 use super::toml::Loaded;
 
-/// What the Python of a virtualenv finds out.
+/// What the Python of a virtualenv finds out, of what it was asked.
 #[derive(Deserialize)]
 struct Told {
-    database: Result<Database, String>,
-    public: Option<Public>,
+    database: Option<Result<Database, String>>,
+    public: Option<Result<Public, String>>,
+    federation: Option<Result<String, String>>,
 }
 
 /// What the doctor is told beside the configuration.
@@ -54,28 +61,15 @@ pub struct Circumstances {
 pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Facts {
     let config = &loaded.parsed.config;
     let layout = Layout::of(config);
-    let told = ask(loaded, users, around);
-    let (database, public) = match told {
-        Ok(told) => (told.database, told.public),
-        Err(why) => (Err(why), None),
-    };
-    let unasked = |why: &str| Public {
-        unasked: Some(why.to_owned()),
-        server: WellKnown::Absent,
-        client: WellKnown::Absent,
-        federation: Err(String::new()),
-        clients: Err(String::new()),
-        address: None,
-        admin: None,
-    };
-    let password = match &config.redis {
-        Redis::External(external) => external.password.as_ref().map(|source| loaded.secrets.get(source)),
-        Redis::Embedded => None,
-    };
     let drop_ins = systemd::drop_ins();
-    let in_service = layout.state == Path::new("/var/lib/synvisor");
+    let unit = systemd::installed();
+    let text = unit.as_ref().map(systemd::Installed::text);
+    // Only what the service runs with has to do with what the unit allows.
+    let in_service =
+        text.filter(|text| is_same(&doctor::configuration(text, &drop_ins), &loaded.document.name));
+    let (database, public) = outside_and_database(loaded, users, around).await;
     Facts {
-        redis: database::reach_redis(config, password).await,
+        redis: redis(loaded).await,
         database,
         ports: config.listen.iter().map(|listen| port(listen.address, around.supervisor)).collect(),
         most_files: match around.supervisor {
@@ -83,29 +77,122 @@ pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Fac
             None => Err("synvisor is not running".to_owned()),
         },
         clock_is_kept: clock::is_kept().map_err(|error| error.to_string()),
-        places: places(&layout, &drop_ins, in_service),
+        places: places(&layout, |path| in_service.is_none_or(|unit| doctor::is_open(path, unit, &drop_ins))),
         memory: Machine::look().memory,
         kept: kept(loaded, users),
+        shipped: systemd::UNIT,
+        unit: match unit {
+            Some(systemd::Installed::Own(unit)) => Some(unit),
+            Some(systemd::Installed::Packaged) | None => None,
+        },
         drop_ins,
-        warnings: warnings(&loaded.warnings, &loaded.unfit),
-        public: public.unwrap_or_else(|| {
-            unasked(if around.outside { "the virtualenv cannot be run" } else { "left out by --offline" })
-        }),
+        installed: settings::installed(&config.python.venv).is_some(),
+        warnings: sentences(&loaded.warnings),
+        unfit: sentences(&loaded.unfit),
+        public,
     }
 }
 
-/// Has the virtualenv's Python ask the database and the outside.
-fn ask(loaded: &Loaded, users: &Users, around: &Circumstances) -> Result<Told, String> {
+fn is_same(one: &Path, other: &str) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    real(one).is_some_and(|one| real(Path::new(other)).as_ref() == Some(&one))
+}
+
+/// Why a secret could not be had by which something is asked.
+fn unread(loaded: &Loaded, source: Option<&SecretSource>) -> Option<Trouble> {
+    let source = source.filter(|source| loaded.secrets.get(source).is_empty())?;
+    let place = &loaded.parsed.files.iter().find(|file| file.source == *source)?.place;
+    let problem =
+        loaded.hidden.iter().chain(&loaded.unfit).find(|problem| problem.place.as_ref() == Some(place));
+    let why = problem.map_or("it was not read", |problem| &problem.what);
+    Some(Trouble::Unseen(format!("its password is not known: {why}")))
+}
+
+async fn redis(loaded: &Loaded) -> Result<(), Trouble> {
     let config = &loaded.parsed.config;
-    let mut command = python::command(&config.python.venv, users.synapse.as_ref());
-    command.env_clear().envs(around.environment.iter().map(|(name, value)| (name, value)));
+    let source = match &config.redis {
+        Redis::External(external) => external.password.as_ref(),
+        Redis::Embedded => None,
+    };
+    if let Some(trouble) = unread(loaded, source) {
+        return Err(trouble);
+    }
+    let password = source.map(|source| loaded.secrets.get(source));
+    database::reach_redis(config, password).await.map_err(Trouble::Fault)
+}
+
+/// Has the virtualenv's Python ask the database and the outside.
+async fn outside_and_database(
+    loaded: &Loaded,
+    users: &Users,
+    around: &Circumstances,
+) -> (Result<Database, Trouble>, Public) {
+    let config = &loaded.parsed.config;
+    let hidden = unread(loaded, config.database.password());
     let asked = serde_json::json!({
-        "connection": render::connection(config, &loaded.secrets),
+        "connection": hidden.is_none().then(|| render::connection(config, &loaded.secrets)),
         "server_name": config.server_name,
         "public_baseurl": config.public_baseurl,
         "forged": around.outside.then(|| doctor::FORGED.to_string()),
     });
-    python::ask(command, include_str!("doctor.py"), &asked)
+    let (database, public) = match ask(config, users, around, &asked) {
+        Ok(told) => (told.database, told.public.unwrap_or(Err("left out by --offline".to_owned()))),
+        Err(why) => (Some(Err(why)), Err("the virtualenv cannot be run".to_owned())),
+    };
+    let database = match (hidden, database) {
+        (Some(trouble), _) => Err(trouble),
+        (None, Some(Ok(database))) => Ok(database),
+        (None, Some(Err(why))) => Err(Trouble::Fault(format!("cannot be asked: {why}"))),
+        (None, None) => Err(Trouble::Unseen("the virtualenv says nothing of it".to_owned())),
+    };
+    let mut public = public.unwrap_or_else(unasked);
+    if let Some(host) = public.by_record.clone() {
+        public.record = Ok(None);
+        // The second name is that of old (Matrix specification, server-server API, "Resolving server names").
+        for service in ["_matrix-fed._tcp", "_matrix._tcp"] {
+            match names::service(&format!("{service}.{host}")).await {
+                Ok(None) => {}
+                Ok(Some((target, port))) => {
+                    let asked = serde_json::json!({ "record": (&host, &target, port) });
+                    let told = ask(config, users, around, &asked);
+                    public.federation = told.and_then(|told| told.federation.unwrap_or(public.federation));
+                    public.record = Ok(Some(format!("{target}:{port}")));
+                    break;
+                }
+                Err(error) => {
+                    public.record = Err(error.to_string());
+                    break;
+                }
+            }
+        }
+    }
+    (database, public)
+}
+
+fn unasked(why: String) -> Public {
+    Public {
+        unasked: Some(why),
+        server: WellKnown::Absent,
+        client: WellKnown::Absent,
+        federation: Err(String::new()),
+        by_record: None,
+        record: Ok(None),
+        clients: Err(String::new()),
+        seen: None,
+        from: None,
+        admin: None,
+    }
+}
+
+fn ask(
+    config: &Config,
+    users: &Users,
+    around: &Circumstances,
+    asked: &serde_json::Value,
+) -> Result<Told, String> {
+    let mut command = python::command(&config.python.venv, users.synapse.as_ref());
+    command.env_clear().envs(around.environment.iter().map(|(name, value)| (name, value)));
+    python::ask(command, include_str!("doctor.py"), asked)
 }
 
 fn port(address: SocketAddr, supervisor: Option<u32>) -> Port {
@@ -116,18 +203,24 @@ fn port(address: SocketAddr, supervisor: Option<u32>) -> Port {
     Port { address, taken }
 }
 
-fn places(layout: &Layout, drop_ins: &[DropIn], in_service: bool) -> Vec<Place> {
-    let media = layout.state.join("media_store");
-    let media = fs::link_target(&media).unwrap_or(media);
+/// Where data lie; `is_open` says where the service may write.
+fn places(layout: &Layout, is_open: impl Fn(&Path) -> bool) -> Vec<Place> {
     let state = &layout.state;
-    let look = |what: &'static str, path: PathBuf| {
-        let space = fs::space(&path).ok()?;
-        let open = !in_service || path.starts_with(state) || doctor::is_open(&path, systemd::UNIT, drop_ins);
-        let fs::Space { free, size, free_files, files } = space;
-        Some(Place { what, path, free, size, free_files, files, open })
+    let media = state.join("media_store");
+    let media = fs::link_target(&media).map(|target| state.join(target));
+    let look = |what: &'static str, path: PathBuf, absent: fn(String) -> Trouble| {
+        let room = fs::space(&path).map_err(|error| {
+            let unknown = error.kind() != std::io::ErrorKind::NotFound;
+            if unknown { Trouble::Unseen(error.to_string()) } else { absent(error.to_string()) }
+        });
+        let room =
+            room.map(|fs::Space { free, size, free_files, files }| Room { free, size, free_files, files });
+        Place { what, open: is_open(&path), path, room }
     };
-    let media = (!media.starts_with(state)).then(|| look("media", media)).flatten();
-    look("the state directory", state.clone()).into_iter().chain(media).collect()
+    // The state directory is made when the service starts first; what a link leads to is not.
+    let media =
+        media.filter(|media| !media.starts_with(state)).map(|media| look("media", media, Trouble::Fault));
+    std::iter::once(look("the state directory", state.clone(), Trouble::Unseen)).chain(media).collect()
 }
 
 /// Files and directories that others must not get at.
@@ -151,10 +244,19 @@ fn kept(loaded: &Loaded, users: &Users) -> Vec<Kept> {
     let configs = layout.config_file(&topology::UnitName::main());
     all.extend(configs.parent().map(|path| one(path.to_owned(), &both, 0o077)));
     let mine = [root, own, (users::own_uid(), users::own_name())];
-    all.push(one(PathBuf::from(&loaded.document.name), &mine, 0o022));
+    // Others may read it unless a secret stands in it.
+    let never = if has_secrets(&loaded.document.text) { 0o027 } else { 0o022 };
+    all.push(one(PathBuf::from(&loaded.document.name), &mine, never));
     all.into_iter().flatten().collect()
 }
 
-fn warnings(warnings: &[Problem], unfit: &[Problem]) -> Vec<(String, String)> {
-    warnings.iter().chain(unfit).map(|problem| (problem.what.clone(), problem.remedy.clone())).collect()
+fn has_secrets(text: &str) -> bool {
+    let table: toml::Table = toml::from_str(text).unwrap_or_default();
+    let mut found = Vec::new();
+    table.iter().for_each(|(key, value)| mask::secrets(key, value, &mut found));
+    !found.is_empty()
+}
+
+fn sentences(problems: &[Problem]) -> Vec<(String, String)> {
+    problems.iter().map(|problem| (problem.what.clone(), problem.remedy.clone())).collect()
 }

@@ -1,6 +1,8 @@
 //! What systemd says of the service that we are part of.
 
+use std::ffi::OsStr;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -11,18 +13,55 @@ use crate::sys::process;
 /// The unit as it is shipped.
 pub const UNIT: &str = include_str!("../../systemd/synvisor.service");
 
-/// Where systemd looks for what changes the unit (systemd.unit(5)).
-const DROP_INS: [&str; 3] = [
-    "/etc/systemd/system/synvisor.service.d",
-    "/run/systemd/system/synvisor.service.d",
-    "/usr/local/lib/systemd/system/synvisor.service.d",
-];
+/// Where systemd looks first for what is the administrator's (systemd.unit(5)), and where packages put theirs.
+const OWN: [&str; 3] = ["/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system"];
+const PACKAGED: [&str; 2] = ["/usr/lib/systemd/system", "/lib/systemd/system"];
 
-/// What changes the unit on this machine.
+/// The unit that this machine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Installed {
+    Packaged,
+    /// The administrator's, in its place.
+    Own(DropIn),
+}
+
+impl Installed {
+    /// What holds: a packaged one is that which we bring.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Packaged => UNIT,
+            Self::Own(unit) => &unit.text,
+        }
+    }
+}
+
+/// The unit, if it is installed and not masked.
+pub fn installed() -> Option<Installed> {
+    installed_below(Path::new("/"))
+}
+
+fn installed_below(root: &Path) -> Option<Installed> {
+    let unit = |directory: &&str| {
+        // Joined with an absolute path the root would be lost.
+        let path = root.join(directory.trim_start_matches('/')).join("synvisor.service");
+        Some(DropIn { text: fs::read(&path).ok()?, path })
+    };
+    match OWN.iter().find_map(unit) {
+        // A link to /dev/null.
+        Some(own) if own.text.is_empty() => None,
+        Some(own) => Some(Installed::Own(own)),
+        None => PACKAGED.iter().find_map(unit).map(|_| Installed::Packaged),
+    }
+}
+
+/// What changes the unit on this machine, in the order in which it counts: by name.
 pub fn drop_ins() -> Vec<DropIn> {
-    let files = DROP_INS.iter().flat_map(|directory| fs::list(Path::new(directory)).unwrap_or_default());
-    let configs = files.filter(|path| path.extension().is_some_and(|extension| extension == "conf"));
-    configs.filter_map(|path| Some(DropIn { text: fs::read(&path).ok()?, path })).collect()
+    let directories = OWN.iter().map(|directory| Path::new(directory).join("synvisor.service.d"));
+    let mut files: Vec<PathBuf> =
+        directories.flat_map(|directory| fs::list(&directory).unwrap_or_default()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    files.sort_by_key(|path| path.file_name().map(OsStr::to_owned));
+    files.into_iter().filter_map(|path| Some(DropIn { text: fs::read(&path).ok()?, path })).collect()
 }
 
 /// The unit in whose control group this process is.
@@ -54,6 +93,23 @@ pub fn is_active(unit: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_administrators_unit_is_in_the_place_of_the_packaged_one() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |directory: &str, text: &str| {
+            let directory = root.path().join(directory.trim_start_matches('/'));
+            fs::make_directory(&directory).unwrap();
+            fs::replace(&directory.join("synvisor.service"), text.as_bytes(), 0o644, None).unwrap();
+        };
+        assert_eq!(installed_below(root.path()), None);
+        write(PACKAGED[0], "older");
+        assert_eq!(installed_below(root.path()).unwrap().text(), UNIT);
+        write(OWN[0], "mine");
+        assert_eq!(installed_below(root.path()).unwrap().text(), "mine");
+        write(OWN[0], "");
+        assert_eq!(installed_below(root.path()), None);
+    }
 
     #[test]
     fn the_unit_is_the_innermost_service() {

@@ -1,7 +1,5 @@
 //! Answers that the router makes itself: Matrix errors that browsers may read.
 
-use std::net::IpAddr;
-
 use http_body_util::BodyExt;
 use http_body_util::Full;
 use hyper::HeaderMap;
@@ -13,6 +11,7 @@ use hyper::header::HeaderName;
 use hyper::header::HeaderValue;
 
 use super::body::Body;
+use super::headers::Client;
 
 /// What Synapse sends with every answer (`synapse/http/server.py`, `set_cors_headers`).
 const CORS: [(HeaderName, &str); 3] = [
@@ -86,16 +85,19 @@ impl Refusal {
     }
 }
 
-/// `/health` of the whole homeserver, with the address that the client is taken to have: who puts a web server in front sees
-/// by it whether that says whom it asks for.
-pub(super) fn health(main_is_up: bool, client: IpAddr) -> Response<Body> {
+/// `/health` of the whole homeserver, with the address that the client is taken to have, and how many addresses of
+/// X-Forwarded-For were believed for it: who puts a web server in front sees by them whether that is believed, and says
+/// whom it asks for.
+pub(super) fn health(main_is_up: bool, client: Client) -> Response<Body> {
     let (status, text) =
         if main_is_up { (StatusCode::OK, "OK") } else { (StatusCode::SERVICE_UNAVAILABLE, "main is not up") };
     let mut response = Response::new(full(text.to_owned()));
     *response.status_mut() = status;
-    if let Ok(address) = HeaderValue::from_str(&client.to_string()) {
-        response.headers_mut().insert(HeaderName::from_static("synvisor-client"), address);
+    let headers = response.headers_mut();
+    if let Ok(address) = HeaderValue::from_str(&client.address.to_string()) {
+        headers.insert(HeaderName::from_static("synvisor-client"), address);
     }
+    headers.insert(HeaderName::from_static("synvisor-believed"), HeaderValue::from(client.believed));
     response
 }
 

@@ -71,7 +71,7 @@ pub(super) async fn answer(
     match table.routes.decide(&head) {
         Decision::Health => {
             let client = Client::of(peer, request.headers(), &table.trusted_proxies);
-            answer::health(state.is_up(&UnitName::main()), client.address)
+            answer::health(state.is_up(&UnitName::main()), client)
         }
         Decision::Denied => Refusal::NotForClients.response(),
         Decision::AdminClosed => Refusal::AdminClosed.response(),

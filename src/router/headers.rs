@@ -47,6 +47,8 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
+    /// How many addresses of X-Forwarded-For were believed; 0 if it is the peer.
+    pub(super) believed: usize,
     /// Whether it spoke TLS to the proxy that is believed.
     https: bool,
 }
@@ -59,21 +61,22 @@ impl Client {
         let peer = peer.to_canonical();
         let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
         if !is_trusted(peer) {
-            return Self { address: peer, https: false };
+            return Self { address: peer, believed: 0, https: false };
         }
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();
         let said = lines.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));
-        let mut address = peer;
+        let (mut address, mut believed) = (peer, 0);
         // Behind something that is no address nothing is known any more.
         for next in said.map_while(|text| parse(text.trim())) {
             address = next;
+            believed += 1;
             if !is_trusted(next) {
                 break;
             }
         }
         let mut protocols = headers.get_all(FORWARDED_PROTO).iter();
         let https = protocols.next().is_some_and(|value| value == "https") && protocols.next().is_none();
-        Self { address, https }
+        Self { address, believed, https }
     }
 }
 
@@ -163,6 +166,24 @@ mod tests {
                 .to_string(),
             "127.0.0.1"
         );
+    }
+
+    #[test]
+    fn what_a_front_says_itself_is_told_from_what_it_passes_on() {
+        let trusted: Vec<IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
+        let believed = |peer: &str, said: &'static str| {
+            let headers = map(&[("x-forwarded-for", said)]);
+            Client::of(peer.parse().unwrap(), &headers, &trusted).believed
+        };
+        for (peer, said, count) in [
+            ("203.0.113.9", "6.6.6.6", 0),
+            ("127.0.0.1", "nonsense", 0),
+            ("127.0.0.1", "6.6.6.6", 1),
+            ("127.0.0.1", "6.6.6.6, 198.51.100.7", 1),
+            ("127.0.0.1", "6.6.6.6, 127.0.0.1", 2),
+        ] {
+            assert_eq!(believed(peer, said), count, "{peer} {said}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from tests.support.deployment import BINARY, Deployment, free_port, wait_for
+from tests.support.endpoints import stop_listening
 from tests.support.generated import CLIENT, COMMANDS, FORMS, Fronts
 from tests.support.matrix import Client, quote
 
@@ -198,20 +199,31 @@ class Stand:
     """Stands where the router would, and keeps what comes to the letter. `/gone` gets no answer."""
 
     def __init__(self) -> None:
-        self.listener = socket.create_server(("127.0.0.1", free_port()))
-        self.port = self.listener.getsockname()[1]
+        self.port = free_port()
         self.arrivals: list[Arrival] = []
-        threading.Thread(target=self.accept, daemon=True).start()
+        self.connections: list[socket.socket] = []
+        self.listen()
 
-    def accept(self) -> None:
-        number = 0
+    def listen(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+
+    def accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                connection, _ = self.listener.accept()
+                connection, _ = listener.accept()
             except OSError:
                 return
-            number += 1
+            self.connections.append(connection)
+            number = len(self.connections)
             threading.Thread(target=self.serve, args=(connection, number), daemon=True).start()
+
+    def leave(self) -> None:
+        """Has whoever comes refused, as by a router that is not there."""
+        stop_listening(self.listener)
+        for held in self.connections:
+            with contextlib.suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
 
     def serve(self, connection: socket.socket, number: int) -> None:
         with contextlib.suppress(OSError), connection, connection.makefile("rb") as stream:
@@ -318,6 +330,24 @@ def test_what_was_sent_once_is_not_sent_again(stand: tuple[Stand, Fronts], serve
             assert client.getresponse().status >= 500
         client.close()
         assert (method, len(router.arrivals)) == (method, 1)
+
+
+@each_server
+def test_a_router_that_was_away_is_asked_again_at_once(stand: tuple[Stand, Fronts], server: str) -> None:
+    router, fronts = stand
+    ports = fronts.ports[server, "port 8448"]
+
+    def statuses() -> list[int]:
+        # The second site of Apache passes on by another line.
+        asked = [(PUBLIC, "/_matrix/x", 443), (HOST, "/.well-known/matrix/client", 443)]
+        return [fronts.ask(ports, host, "GET", path, port=port)[0] for host, path, port in asked]
+
+    router.leave()
+    try:
+        assert min(statuses()) >= 500
+    finally:
+        router.listen()
+    assert statuses() == [200, 200]
 
 
 def test_what_is_printed_for_traefik_is_yaml_that_routes(tmp_path: Path) -> None:

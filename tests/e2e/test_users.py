@@ -186,6 +186,12 @@ def test_who_is_deactivated_does_not_come_back(home: Deployment) -> None:
     assert (code, "is deactivated" in seen) == (0, True), seen
     assert_logged_out(dora)
     assert_no_login(home, "dora")
+    # Synapse would take it, and let nobody in.
+    why = refused(home, 1, "user", "password", "dora", "--password-stdin", given=LONG)
+    assert "@dora" in why and "was deactivated" in why, why
+    assert_no_login(home, "dora")
+    again = refused(home, 1, "user", "add", "dora", "--password-stdin", given=LONG)
+    assert "unless it was deactivated" in again, again
     add(home, "ella")
     run(home, "user", "deactivate", "ella", "--erase", "--yes")
     assert not {"@dora", "@ella"} & listed(home).keys()

@@ -151,6 +151,7 @@ class Deployment:
         self.state, self.run = self.directory / "state", self.directory / "run"
         self.port = port or free_port()
         self.server_name = server_name or f"localhost:{self.port}"
+        self.public_baseurl = f"http://127.0.0.1:{self.port}/"
         self.workers, self.services, self.synapse = workers, services, synapse
         self.top, self.extra = top, extra
         self.venv = venv or prepare()
@@ -175,7 +176,7 @@ class Deployment:
         """Writes the TOML file as it now should be."""
         self.toml.write_text(
             f"""server_name = "{self.server_name}"
-public_baseurl = "http://127.0.0.1:{self.port}/"{self.top and chr(10) + self.top}
+public_baseurl = "{self.public_baseurl}"{self.top and chr(10) + self.top}
 [workers]
 {self.workers}
 {self.services}

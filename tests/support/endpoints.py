@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import queue
 import socket
 import ssl
 import subprocess
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -79,31 +81,28 @@ namespaces:
     return path
 
 
+def certificate(directory: Path) -> ssl.SSLContext:
+    """What localhost proves itself with; whoever is to believe it reads `tls.crt`."""
+    key, file = directory / "tls.key", directory / "tls.crt"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", str(key), "-out", str(file)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(file, key)
+    return context
+
+
 class TlsFront:
-    """Takes TLS off and passes the bytes on: what a front proxy does for federation."""
+    """Takes TLS off and passes the bytes on: what a front proxy does for federation.
+
+    `says` makes of the X-Forwarded-For that a connection's first request came with, if any, what goes on.
+    """
 
     def __init__(self, port: int, target: int, directory: Path) -> None:
-        key, certificate = directory / "tls.key", directory / "tls.crt"
-        command = [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "rsa:2048",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-        ]
-        subprocess.run(
-            [*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True
-        )
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.context.load_cert_chain(certificate, key)
+        self.context = certificate(directory)
         self.target = target
+        self.says: Callable[[str], str] | None = None
         self.listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -117,13 +116,82 @@ class TlsFront:
         with contextlib.suppress(OSError), self.context.wrap_socket(connection, server_side=True) as client:
             upstream = socket.create_connection(("127.0.0.1", self.target))
             with upstream:
-                back = threading.Thread(target=pump, args=(upstream, client), daemon=True)
-                back.start()
-                pump(client, upstream)
-                back.join()
+                if self.says:
+                    upstream.sendall(forwarded(client, self.says))
+                both_ways(client, upstream)
 
     def close(self) -> None:
-        self.listener.close()
+        stop_listening(self.listener)
+
+
+def head(connection: socket.socket) -> bytes:
+    """What a connection brings up to the end of a head, at least."""
+    held = b""
+    while b"\r\n\r\n" not in held and (data := connection.recv(65536)):
+        held += data
+    return held
+
+
+def forwarded(client: socket.socket, says: Callable[[str], str]) -> bytes:
+    lines, _, rest = head(client).partition(b"\r\n\r\n")
+    first, *fields = lines.decode("latin-1").split("\r\n")
+    name = "x-forwarded-for:"
+    came = [field[len(name) :].strip() for field in fields if field.lower().startswith(name)]
+    others = [field for field in fields if not field.lower().startswith(name)]
+    if said := says(", ".join(came)):
+        others.append(f"X-Forwarded-For: {said}")
+    return "\r\n".join([first, *others]).encode("latin-1") + b"\r\n\r\n" + rest
+
+
+class Tunnel:
+    """A proxy that leads whoever asks for a host on any port to one here, and keeps what was asked for."""
+
+    def __init__(self, target: int) -> None:
+        self.target = target
+        self.asked: list[str] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        """What has a program come this way, and believe the certificate of that directory."""
+        return {
+            **os.environ,
+            "SSL_CERT_FILE": str(directory / "tls.crt"),
+            "https_proxy": self.url,
+            "no_proxy": "",
+            "NO_PROXY": "",
+        }
+
+    def accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            self.asked.append(head(client).split()[1].decode())
+            with socket.create_connection(("127.0.0.1", self.target)) as upstream:
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                both_ways(client, upstream)
+
+    def close(self) -> None:
+        stop_listening(self.listener)
+
+
+def stop_listening(listener: socket.socket) -> None:
+    """Closed alone, it would live on for as long as a thread waits at it."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+def both_ways(client: socket.socket, upstream: socket.socket) -> None:
+    back = threading.Thread(target=pump, args=(upstream, client), daemon=True)
+    back.start()
+    pump(client, upstream)
+    back.join()
 
 
 def pump(source: socket.socket, sink: socket.socket) -> None:

@@ -79,8 +79,9 @@ fn whole(front: &Front) -> String {
     # What Synapse takes: max_upload_size, and what other servers send.
     LimitRequestBody {limit}
     # The router waits less long than timeout, so that it is the one to say what happened, and keeps idle connections
-    # longer than ttl, since who closes first loses no request.
-    ProxyPass / http://{router}/ nocanon timeout={PATIENCE} ttl={IDLE}
+    # longer than ttl, since who closes first loses no request. Without retry=0 a router that was away for a moment would
+    # not be asked for a minute.
+    ProxyPass / http://{router}/ nocanon retry=0 timeout={PATIENCE} ttl={IDLE}
 "
     )
 }
@@ -91,7 +92,7 @@ fn client(front: &Front) -> String {
     format!(
         "
     <Location {CLIENT}>
-        ProxyPass http://{router}{CLIENT}
+        ProxyPass http://{router}{CLIENT} retry=0
         ProxyPreserveHost On
         ProxyAddHeaders Off
         RequestHeader set X-Forwarded-For expr=%{{REMOTE_ADDR}}
