@@ -77,7 +77,9 @@ SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src confi
 # Beside it one whose state has another version, to upgrade to and to return from.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
-	$(STATIC) --features next-state
+	@# Nobody waits for what it does.
+	$(STATIC) --features next-state --config 'profile.release.package.synvisor.opt-level=1' \
+		--config 'profile.release.package.synvisor.codegen-units=16'
 	@mkdir -p target/next
 	@strip -o $@ $(BUILT)
 

@@ -33,6 +33,13 @@ from tests.support.people import (
 MANY = 101
 
 
+# Whoever has a session of its own would be taken for an orphan; this one waits for it.
+WITHOUT_TERMINAL = """
+import subprocess, sys
+sys.exit(subprocess.run(sys.argv[1:], start_new_session=True).returncode)
+"""
+
+
 @pytest.fixture(scope="module", name="home")
 def fixture() -> Iterator[Deployment]:
     yield from homeserver()
@@ -80,19 +87,18 @@ def test_a_password_that_is_none_or_too_weak_changes_nothing(home: Deployment) -
 
 def refused_without_terminal(home: Deployment, *arguments: str) -> str:
     done = subprocess.run(
-        home.command(*arguments),
+        [sys.executable, "-c", WITHOUT_TERMINAL, *home.command(*arguments)],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        start_new_session=True,
     )
     assert done.returncode == 64, done
     return done.stderr
 
 
-# Whoever has a terminal has a session of its own, and would be taken for an orphan; this one waits for it.
+# The same where there is one.
 ON_A_TERMINAL = """
 import os, pty, sys, termios
 
