@@ -260,6 +260,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn who_hangs_is_asked_once() {
+        // Mutation: asked again: seen red.
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("main.sock");
         let listener = UnixListener::bind(&socket).unwrap();

@@ -39,9 +39,11 @@ fn closing(text: &str, quote: char) -> Option<usize> {
 fn sounds_secret(key: &str) -> bool {
     // Environment variables are written in capitals.
     let key = key.to_ascii_lowercase();
-    let names_a_file = ["_file", "_path", "_required"].iter().any(|end| key.ends_with(end));
+    // They say where it is, or something of it: `token_endpoint`, `refresh_token_lifetime`.
+    let about = ["_file", "_path", "_required", "_endpoint", "_lifetime", "_method"];
+    let is_about_one = about.iter().any(|end| key.ends_with(end));
     let words = ["secret", "pass", "token", "private_key", "api_key", "signing_key", "credential"];
-    !names_a_file && words.iter().any(|word| key.contains(word))
+    !is_about_one && words.iter().any(|word| key.contains(word))
 }
 
 /// Puts `…` for every string that stands under a key that sounds like a secret.
@@ -71,7 +73,7 @@ mod tests {
     #[test]
     fn strings_under_secret_keys_are_found() {
         // Mutation: escapes ignored: seen red by `a\"b`; the exception for files left out: seen red; capitals not
-        // lowered: seen red.
+        // lowered: seen red; what is about a token taken for one: seen red.
         let shown = |line: &str| in_line(line).into_iter().map(|at| line[at].to_owned()).collect::<Vec<_>>();
         assert_eq!(shown(r#"smtp_pass = "a\"b" # = "x""#), [r#"a\"b"#]);
         assert_eq!(shown("x = { client_secret = 'q=w', access_token=\"t\" }"), ["q=w", "t"]);
@@ -82,6 +84,8 @@ mod tests {
         assert_eq!(shown("SENTRY_TOKEN = \"t\""), ["t"]);
         assert!(shown("smtp_pass = { secret_file = \"/etc/x\" }").is_empty());
         assert!(shown("password_file = \"/etc/synvisor/db\"").is_empty());
+        assert!(shown("refresh_token_lifetime = \"1h\"").is_empty());
+        assert!(shown("token_endpoint = \"https://example.com/token\"").is_empty());
         assert!(shown("server_name = \"example.com\"").is_empty());
         assert!(shown("public_baseurl = \"https://example.com\"").is_empty());
     }

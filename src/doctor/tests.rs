@@ -98,6 +98,9 @@ fn a_healthy_machine_has_nothing_to_complain_of() {
 
 #[test]
 fn each_fault_is_found_by_its_check() {
+    // Mutations, each seen red: POSIX taken for C; what was not seen called an error; unfit secrets a warning; a front that
+    // nobody believes not looked for; an address with another behind it taken for one that was passed on; every address of
+    // X-Forwarded-For taken for the client's; SRV records not known taken for none; no answer to servers called fine.
     type Break = fn(&mut Facts);
     fn database(facts: &mut Facts) -> &mut Database {
         facts.database.as_mut().unwrap()
@@ -205,6 +208,7 @@ fn each_fault_is_found_by_its_check() {
 
 #[test]
 fn faults_of_the_configuration_are_found() {
+    // Mutation: the caches of [units.NAME] left out: seen red.
     let cases = [
         (
             "registration",
@@ -223,6 +227,7 @@ fn faults_of_the_configuration_are_found() {
 
 #[test]
 fn registration_is_guarded_by_what_has_to_be_brought() {
+    // Mutation: an empty list of addresses taken for a guard: seen red.
     // What Synapse itself asks of open registration (1.163: `synapse/app/homeserver.py`).
     let open = "[synapse]\nenable_registration = true\nenable_registration_without_verification = true";
     for (guard, severity) in [
@@ -239,6 +244,7 @@ fn registration_is_guarded_by_what_has_to_be_brought() {
 
 #[test]
 fn the_bound_of_caches_holds_with_jemalloc_alone() {
+    // Mutations, each seen red: the bound kept without jemalloc; the factor before the bound.
     let bounded = |memory: &str, factor: &str, more: &str| {
         config(&format!(
             "[workers]\npreset = \"one-of-each\"\n[synapse.caches]\n{factor}\n\
@@ -261,6 +267,7 @@ fn the_bound_of_caches_holds_with_jemalloc_alone() {
 
 #[test]
 fn where_other_servers_go_is_said() {
+    // Mutation: no answer to servers called fine: seen red.
     let delegation = |break_it: fn(&mut Public)| {
         let found = said("delegation", &config(""), |facts| break_it(&mut facts.public));
         format!("{:?} {}", found[0].0, found[0].1)
@@ -297,6 +304,7 @@ fn where_other_servers_go_is_said() {
 
 #[test]
 fn who_asks_is_told_from_who_stands_in_front() {
+    // Mutations, each seen red: a front wanted without TLS too; where it was asked from not looked at.
     let here = config("");
     // A web server on this machine names it.
     let asked_here = |facts: &mut Facts| {
@@ -324,6 +332,7 @@ fn who_asks_is_told_from_who_stands_in_front() {
 
 #[test]
 fn where_no_synapse_is_installed_none_is_said_to_know_the_settings() {
+    // Mutation: not looked at: seen red.
     let what = |installed| said("settings", &config(""), |facts| facts.installed = installed)[0].1.clone();
     assert_eq!(what(true), "the installed Synapse knows all of them");
     assert_eq!(what(false), "no Synapse is installed; 1.163 knows all of them");
@@ -331,6 +340,7 @@ fn where_no_synapse_is_installed_none_is_said_to_know_the_settings() {
 
 #[test]
 fn what_cannot_be_looked_at_is_said_and_is_no_fault() {
+    // Mutation: the admin API called closed though nobody asked: seen red.
     let facts = Facts {
         most_files: Err("not running".to_owned()),
         clock_is_kept: Err("not permitted".to_owned()),
@@ -345,6 +355,8 @@ fn what_cannot_be_looked_at_is_said_and_is_no_fault() {
 
 #[test]
 fn a_directory_is_open_where_the_unit_or_a_drop_in_says_so() {
+    // Mutations, each seen red: words end at spaces within quotes; %% left as it is; an empty value takes nothing back; the
+    // state directory not looked at.
     let unit = "[Service]\nReadWritePaths=-/srv -/mnt\nStateDirectory=synvisor\n";
     let drop_ins = healthy().drop_ins;
     let drop_in = |text: &str| vec![DropIn { path: "/d/b.conf".into(), text: text.to_owned() }];
@@ -364,6 +376,7 @@ fn a_directory_is_open_where_the_unit_or_a_drop_in_says_so() {
 
 #[test]
 fn a_unit_in_the_place_of_the_shipped_one_is_held_against_it() {
+    // Mutations, each seen red: every value taken for the same; for another.
     let own = |text: &str| Some(DropIn { path: "/etc/own.service".into(), text: text.to_owned() });
     let same = format!("# mine\n{SHIPPED}ReadWritePaths=/data\n");
     let found = said("unit", &config(""), |facts| facts.unit = own(&same));
@@ -376,6 +389,7 @@ fn a_unit_in_the_place_of_the_shipped_one_is_held_against_it() {
 
 #[test]
 fn the_services_configuration_is_the_one_that_its_command_names() {
+    // Mutation: only --config=FILE understood: seen red.
     let named = |text: &str| {
         let drop_in = DropIn { path: "/d/a.conf".into(), text: text.to_owned() };
         configuration(SHIPPED, &[drop_in]).display().to_string()

@@ -250,6 +250,7 @@ fn kept(loaded: &Loaded, users: &Users) -> Vec<Kept> {
     all.into_iter().flatten().collect()
 }
 
+/// Whether a secret stands in the file itself.
 fn has_secrets(text: &str) -> bool {
     let table: toml::Table = toml::from_str(text).unwrap_or_default();
     let mut found = Vec::new();

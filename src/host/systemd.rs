@@ -96,6 +96,7 @@ mod tests {
 
     #[test]
     fn the_administrators_unit_is_in_the_place_of_the_packaged_one() {
+        // Mutation: a masked one taken for a unit: seen red.
         let root = tempfile::tempdir().unwrap();
         let write = |directory: &str, text: &str| {
             let directory = root.path().join(directory.trim_start_matches('/'));

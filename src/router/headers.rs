@@ -170,6 +170,7 @@ mod tests {
 
     #[test]
     fn what_a_front_says_itself_is_told_from_what_it_passes_on() {
+        // Mutation: nothing counted: seen red.
         let trusted: Vec<IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
         let believed = |peer: &str, said: &'static str| {
             let headers = map(&[("x-forwarded-for", said)]);

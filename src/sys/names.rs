@@ -110,6 +110,7 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn the_record_of_a_service_that_comes_first_is_found() {
+        // Mutations, each seen red: the one that comes last; an error taken for no record.
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let mut server = NameServerConfig::udp(IpAddr::from([127, 0, 0, 1]));
         server.connections[0].port = socket.local_addr().unwrap().port();

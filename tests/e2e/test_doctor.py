@@ -111,6 +111,7 @@ def test_what_a_web_server_in_front_says_is_seen(
 
 
 def test_faults_of_a_real_homeserver_are_found(world: World) -> None:
+    # Mutation: a secret in the TOML not looked for: seen red.
     home = world.home
     secret = home.state / "secrets" / "macaroon_secret_key"
     secret.chmod(0o644)
@@ -140,6 +141,7 @@ def test_faults_of_a_real_homeserver_are_found(world: World) -> None:
 
 
 def test_what_the_service_alone_may_read_is_no_fault(world: World) -> None:
+    # Mutation: whether the password was read not looked at: seen red.
     home = world.home
     text = home.toml.read_text(encoding="utf-8")
     outside = f"""[database]
@@ -167,6 +169,7 @@ password_file = "{home.directory}/nothing"
 
 
 def test_a_homeserver_that_is_stopped_is_looked_at_all_the_same(world: World) -> None:
+    # Mutation: a port that cannot be bound taken for free: seen red.
     world.home.stop()
     findings = doctor(world, exits=1)
     assert {"database", "redis", "delegation", "clients"} == faults(findings), findings
@@ -180,6 +183,7 @@ def test_a_homeserver_that_is_stopped_is_looked_at_all_the_same(world: World) ->
 
 
 def test_a_media_store_that_is_gone_is_a_fault(world: World) -> None:
+    # Mutation: taken for one that may not be looked at: seen red.
     # The homeserver is stopped by now.
     media = world.home.state / "media_store"
     media.rename(media.with_name("kept"))

@@ -181,7 +181,7 @@ def test_a_new_password_ends_sessions_unless_they_are_kept(home: Deployment) -> 
 
 
 def test_who_is_deactivated_does_not_come_back(home: Deployment) -> None:
-    # Mutation: the question not asked: seen red.
+    # Mutations, each seen red: the question not asked; a new password given all the same.
     add(home, "dora")
     dora = log_in(home, "dora")
     assert "--yes" in refused(home, 64, "user", "deactivate", "dora")

@@ -63,7 +63,8 @@ fn host(site: &Site, front: &Front) -> String {
     )
 }
 
-/// Passes on whatever is asked.
+/// Passes on whatever is asked. `retry` is 60 seconds by itself (manual of `mod_proxy`, `ProxyPass`), though 2.4.71 of
+/// Debian 12 does not keep to it.
 fn whole(front: &Front) -> String {
     let (router, limit) = (front.router, front.largest_body);
     format!(
@@ -79,8 +80,8 @@ fn whole(front: &Front) -> String {
     # What Synapse takes: max_upload_size, and what other servers send.
     LimitRequestBody {limit}
     # The router waits less long than timeout, so that it is the one to say what happened, and keeps idle connections
-    # longer than ttl, since who closes first loses no request. Without retry=0 a router that was away for a moment would
-    # not be asked for a minute.
+    # longer than ttl, since who closes first loses no request. retry=0: else Apache may ask a router that was away once
+    # again after a minute only.
     ProxyPass / http://{router}/ nocanon retry=0 timeout={PATIENCE} ttl={IDLE}
 "
     )
