@@ -13,9 +13,9 @@ import pytest
 from tests.support.matrix import Client
 from tests.support.toolchain import ROOT
 
-from .machine import suites
+from .machine import online, suites
 from .service import UNIT, Service, package
-from .test_package import apt, mode, online
+from .test_package import apt, mode
 from .test_survive import left, main_pid, talking
 
 pytestmark = pytest.mark.timeout(1200)
@@ -26,7 +26,7 @@ def machine() -> Iterator[Service]:
     service = Service(suites()[-1])
     try:
         service.machine.boot()
-        online(service)
+        online(service.machine)
         apt(service, "update")
         apt(service, "install", "--no-install-recommends", "rpm")
         yield service
