@@ -64,7 +64,7 @@ use world::UnderWay;
 use world::World;
 use world::specs;
 
-const SEEDS: u64 = 256;
+const SEEDS: u64 = 336;
 const STEPS: u32 = 3_000;
 const POLICY: Policy = Policy { drain_timeout: 10_000, stop_timeout: 30_000, retire_timeout: 60_000 };
 

@@ -86,7 +86,7 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
     let user = users.synapse.as_ref();
     fs::directory(&layout.state, 0o750, user).map_err(|error| fail(&error.to_string()))?;
     let complete = || {
-        layout.make_state().map_err(|error| error.to_string())?;
+        layout.make_state(None).map_err(|error| error.to_string())?;
         secrets::complete(&layout.secrets(), &config.secrets, None).map_err(|error| error.to_string())
     };
     let made = users::as_user(user, complete).map_err(|why| fail(&why))?;

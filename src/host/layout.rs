@@ -156,12 +156,8 @@ impl Layout {
         self.run.join(format!("router-{}.sock", incarnation.0))
     }
 
-    /// Makes the directories below that of the state which are Synapse's, whose user this is.
-    pub fn make_state(&self) -> Result<(), FsError> {
-        self.make_state_for(None)
-    }
-
-    fn make_state_for(&self, synapse: Option<&User>) -> Result<(), FsError> {
+    /// Makes the directories below that of the state which are Synapse's; with none, its user is who makes them.
+    pub fn make_state(&self, synapse: Option<&User>) -> Result<(), FsError> {
         for private in
             ["check", "config", "forkserver", "forkserver/synvisor", "secrets", "postgres", "redis", "tmp"]
         {
@@ -179,7 +175,7 @@ impl Layout {
     pub fn make(&self, users: &Users) -> Result<(), FsError> {
         let synapse = users.synapse.as_ref();
         fs::directory(&self.state, 0o750, synapse)?;
-        self.make_state_for(synapse)?;
+        self.make_state(synapse)?;
         // What ran before is the supervisor's own, and no Synapse's.
         fs::directory(&self.generations(), 0o700, None)?;
         // The router must reach `client`, so the way to it is open; every other entry is closed itself.

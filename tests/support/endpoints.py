@@ -93,16 +93,10 @@ def certificate(directory: Path) -> ssl.SSLContext:
     return context
 
 
-class TlsFront:
-    """Takes TLS off and passes the bytes on: what a front proxy does for federation.
+class Acceptor:
+    """Serves each connection to a port of this machine in a thread of its own; 0 is any port."""
 
-    `says` makes of the X-Forwarded-For that a connection's first request came with, if any, what goes on.
-    """
-
-    def __init__(self, port: int, target: int, directory: Path) -> None:
-        self.context = certificate(directory)
-        self.target = target
-        self.says: Callable[[str], str] | None = None
+    def __init__(self, port: int) -> None:
         self.listener = socket.create_server(("127.0.0.1", port))
         threading.Thread(target=self.accept, daemon=True).start()
 
@@ -113,15 +107,31 @@ class TlsFront:
                 threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
 
     def serve(self, connection: socket.socket) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        stop_listening(self.listener)
+
+
+class TlsFront(Acceptor):
+    """Takes TLS off and passes the bytes on: what a front proxy does for federation.
+
+    `says` makes of the X-Forwarded-For that a connection's first request came with, if any, what goes on.
+    """
+
+    def __init__(self, port: int, target: int, directory: Path) -> None:
+        self.context = certificate(directory)
+        self.target = target
+        self.says: Callable[[str], str] | None = None
+        super().__init__(port)
+
+    def serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), self.context.wrap_socket(connection, server_side=True) as client:
             upstream = socket.create_connection(("127.0.0.1", self.target))
             with upstream:
                 if self.says:
                     upstream.sendall(forwarded(client, self.says))
                 both_ways(client, upstream)
-
-    def close(self) -> None:
-        stop_listening(self.listener)
 
 
 def head(connection: socket.socket) -> bytes:
@@ -143,15 +153,14 @@ def forwarded(client: socket.socket, says: Callable[[str], str]) -> bytes:
     return "\r\n".join([first, *others]).encode("latin-1") + b"\r\n\r\n" + rest
 
 
-class Tunnel:
+class Tunnel(Acceptor):
     """A proxy that leads whoever asks for a host on any port to one here, and keeps what was asked for."""
 
     def __init__(self, target: int) -> None:
         self.target = target
         self.asked: list[str] = []
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        super().__init__(0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self.accept, daemon=True).start()
 
     def environment(self, directory: Path) -> dict[str, str]:
         """What has a program come this way, and believe the certificate of that directory."""
@@ -163,28 +172,12 @@ class Tunnel:
             "NO_PROXY": "",
         }
 
-    def accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = self.listener.accept()
-                threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
-
-    def serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), client:
-            self.asked.append(head(client).split()[1].decode())
+    def serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection:
+            self.asked.append(head(connection).split()[1].decode())
             with socket.create_connection(("127.0.0.1", self.target)) as upstream:
-                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                both_ways(client, upstream)
-
-    def close(self) -> None:
-        stop_listening(self.listener)
-
-
-def stop_listening(listener: socket.socket) -> None:
-    """Closed alone, it would live on for as long as a thread waits at it."""
-    with contextlib.suppress(OSError):
-        listener.shutdown(socket.SHUT_RDWR)
-    listener.close()
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                both_ways(connection, upstream)
 
 
 def both_ways(client: socket.socket, upstream: socket.socket) -> None:
@@ -201,3 +194,10 @@ def pump(source: socket.socket, sink: socket.socket) -> None:
     for end in (sink, source):
         with contextlib.suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
+
+
+def stop_listening(listener: socket.socket) -> None:
+    """Closed alone, it would live on for as long as a thread waits at it."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
