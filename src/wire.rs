@@ -21,7 +21,13 @@ pub struct Incarnation(pub u64);
 pub enum ToRouter {
     /// The processes to route to, and the listening sockets, which come with the line in the order of `listeners`; replaces
     /// the previous table. Units and addresses that it does not name are forgotten.
-    Table { topology: Topology, listeners: Vec<ListenerSettings>, trusted_proxies: Vec<IpNet> },
+    Table {
+        topology: Topology,
+        listeners: Vec<ListenerSettings>,
+        trusted_proxies: Vec<IpNet>,
+        /// How many bytes an upload may have.
+        largest_upload: u64,
+    },
     /// This unit is READY and takes requests.
     Up { unit: UnitName, incarnation: Incarnation },
     /// This unit is gone: park what would go to it.

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
@@ -12,13 +11,6 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::header;
-use hyper::header::HeaderValue;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -30,12 +22,8 @@ use crate::sys::descriptors;
 use crate::wire::ListenerSettings;
 
 use super::PAUSE;
-use super::forward;
+use super::http1;
 use super::state::State;
-
-/// Synapse's own limits are 16 KiB and 500 headers (`synapse/http/site.py`).
-const MOST_HEADERS: usize = 500;
-const LARGEST_HEAD: usize = 64 * 1024;
 
 /// What the router needs itself: standard streams, sockets, the runtime, and some for connections that end.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -175,8 +163,7 @@ impl Listeners {
     }
 }
 
-/// What a connection has of the listener that it came in by.
-#[derive(Clone)]
+/// What accepts has of its listener.
 struct Door {
     listener: Rc<Listener>,
     state: Rc<State>,
@@ -263,39 +250,45 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, peer: IpAddr) {
-        tokio::task::spawn_local(self.clone().serve(stream, peer.to_canonical()));
-    }
-
-    async fn serve(self, stream: TcpStream, peer: IpAddr) {
-        let Self { listener, state, mut end, longest_silence, left } = self;
-        let _in = In(left);
-        let ending = end.clone();
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        let service = service_fn(|request: Request<Incoming>| {
-            let (listener, state, ending) = (Rc::clone(&listener), Rc::clone(&state), ending.clone());
-            async move {
-                let mut response = forward::answer(&state, &listener, peer, request).await;
-                // An idle connection is not closed for it: a request may be on its way there.
-                if *listener.closed.borrow() || *ending.borrow() != End::NotYet {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(longest_silence)
-            .max_headers(MOST_HEADERS)
-            .max_buf_size(LARGEST_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        // How a client leaves is its own affair. What has come in is read before an idle connection is closed.
-        tokio::select! {
-            biased;
-            _ = &mut connection => return,
-            _ = end.wait_for(|end| *end == End::Stopping) => connection.as_mut().graceful_shutdown(),
-        }
-        let _ = connection.await;
+        let visit = Visit {
+            listener: Rc::clone(&self.listener),
+            state: Rc::clone(&self.state),
+            end: self.end.clone(),
+            longest_silence: self.longest_silence,
+            peer: peer.to_canonical(),
+            _in: In(Rc::clone(&self.left)),
+        };
+        tokio::task::spawn_local(http1::serve(visit, stream));
+    }
+}
+
+/// A client's stay, by the listener that it came in by.
+pub(super) struct Visit {
+    listener: Rc<Listener>,
+    pub(super) state: Rc<State>,
+    end: watch::Receiver<End>,
+    /// Who sends no whole head for so long is let go.
+    pub(super) longest_silence: Duration,
+    pub(super) peer: IpAddr,
+    _in: In,
+}
+
+impl Visit {
+    /// Whether `/_synapse/admin` is reachable for it.
+    pub(super) fn admin(&self) -> bool {
+        self.listener.admin.get()
+    }
+
+    /// Whether its next answer is the last one. An idle connection is not closed for it: a request may be on its way.
+    pub(super) fn closes(&self) -> bool {
+        *self.listener.closed.borrow() || *self.end.borrow() != End::NotYet
+    }
+
+    /// Resolves when nobody may ask any more.
+    pub(super) async fn stopping(&self) {
+        let mut end = self.end.clone();
+        let _ = end.wait_for(|end| *end == End::Stopping).await;
     }
 }

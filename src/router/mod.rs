@@ -11,19 +11,26 @@ use tokio::net::UnixListener;
 use tokio::task::LocalSet;
 
 mod answer;
-mod body;
+mod asker;
+mod buffer;
 mod charge;
 mod control;
+mod exchange;
 mod forward;
 mod headers;
+mod http1;
+mod inbound;
 mod listen;
+mod outgoing;
 mod park;
 mod queue;
+mod reading;
 mod state;
+mod timer;
 mod upstream;
 
+pub use exchange::RESPONSE;
 pub use forward::REPLAY_WITHIN;
-pub use forward::RESPONSE;
 
 use state::State;
 

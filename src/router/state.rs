@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::route::Route;
 use crate::route::RouteTable;
 use crate::topology::UnitName;
 use crate::wire::Counts;
@@ -52,13 +53,28 @@ pub(super) struct Known {
     sockets: BTreeMap<UnitName, PathBuf>,
     /// Whose word about clients is believed.
     pub(super) trusted_proxies: Vec<IpNet>,
+    largest_upload: u64,
+}
+
+/// What Synapse takes where it takes no uploads, in bytes (`MAX_REQUEST_SIZE` in `synapse/api/constants.py`).
+const LARGEST_REQUEST: u64 = 200 * 65_536;
+
+impl Known {
+    /// How many bytes the body of a request may have: as many as Synapse takes there.
+    pub(super) fn largest_body(&self, route: &Route) -> u64 {
+        if route.rule.class == "media" { self.largest_upload.max(LARGEST_REQUEST) } else { LARGEST_REQUEST }
+    }
 }
 
 impl State {
     pub(super) fn new(parking: Parking, without_parking: bool, longest_silence: Duration) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
-        let empty =
-            Known { routes: RouteTable::of(&nothing), sockets: BTreeMap::new(), trusted_proxies: Vec::new() };
+        let empty = Known {
+            routes: RouteTable::of(&nothing),
+            sockets: BTreeMap::new(),
+            trusted_proxies: Vec::new(),
+            largest_upload: 0,
+        };
         Rc::new(Self {
             table: RefCell::new(Rc::new(empty)),
             processes: RefCell::default(),
@@ -137,14 +153,18 @@ impl State {
     /// When a socket cannot be used; then nothing was done.
     pub(super) async fn obey(self: &Rc<Self>, message: ToRouter, sockets: Vec<OwnedFd>) -> io::Result<()> {
         match message {
-            ToRouter::Table { topology, listeners, trusted_proxies } => {
+            ToRouter::Table { topology, listeners, trusted_proxies, largest_upload } => {
                 self.listeners.replace(&listeners, sockets, self).await?;
                 let sockets = topology
                     .units
                     .iter()
                     .filter_map(|unit| Some((unit.name.clone(), unit.client_socket.clone()?)));
-                let known =
-                    Known { routes: RouteTable::of(&topology), sockets: sockets.collect(), trusted_proxies };
+                let known = Known {
+                    routes: RouteTable::of(&topology),
+                    sockets: sockets.collect(),
+                    trusted_proxies,
+                    largest_upload,
+                };
                 // One that is configured no more has no new requests, and finishes those that it has: a drain comes next.
                 self.processes.borrow_mut().retain(|unit, upstream| {
                     let stays = known.sockets.contains_key(unit) || upstream.is_busy();

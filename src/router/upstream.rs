@@ -3,44 +3,28 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
-use nix::errno::Errno;
-use nix::sys::socket::MsgFlags;
-use nix::sys::socket::recv;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::wire::Incarnation;
 
-use super::body::Upload;
+use super::buffer::Buffer;
 
 /// Twisted's own limit for an idle connection is a minute; ours ends first, so that it is not reused as it closes.
 const IDLE: Duration = Duration::from_secs(30);
 /// More idle connections than this to one process are closed: each costs it a descriptor.
 const MOST_IDLE: usize = 64;
 
-/// A connection to a process.
+/// A connection to a process. Whether the process has closed an idle one is seen when it is used again: on a Unix socket
+/// a request that is written after that fails as a whole (EPIPE), and goes over another one.
 pub(super) struct Connection {
-    pub(super) sender: SendRequest<Upload>,
-    /// Belongs to hyper's end of the connection, which is gone when `sender` is closed.
-    socket: RawFd,
-}
-
-impl Connection {
-    /// Asks the kernel, since the runtime may not have been told yet of an end that came this instant,
-    /// and a request that is written after it is lost.
-    fn is_open(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        !self.sender.is_closed() && recv(self.socket, &mut [0], flags) == Err(Errno::EAGAIN)
-    }
+    pub(super) stream: UnixStream,
+    pub(super) buffer: Buffer,
 }
 
 struct Idle {
@@ -89,36 +73,34 @@ impl Upstream {
         self.socket.display()
     }
 
-    /// An idle connection whose other end is still there.
+    /// The idle connection that was used last.
     pub(super) fn reuse(&self) -> Option<Connection> {
-        let mut idle = self.idle.borrow_mut();
-        idle.retain(|Idle { since, .. }| since.elapsed() < IDLE);
-        while let Some(Idle { connection, .. }) = idle.pop() {
-            if connection.is_open() {
-                return Some(connection);
-            }
+        let Idle { connection, since } = self.idle.borrow_mut().pop()?;
+        if since.elapsed() < IDLE {
+            return Some(connection);
         }
+        // Those before it have been idle for longer.
+        self.idle.borrow_mut().clear();
         None
+    }
+
+    /// Closes connections that were idle for long.
+    pub(super) fn forget_idle(&self) {
+        self.idle.borrow_mut().retain(|Idle { since, .. }| since.elapsed() < IDLE);
     }
 
     /// A new connection.
     pub(super) async fn connect(&self) -> io::Result<Connection> {
         let stream = UnixStream::connect(&self.socket).await?;
-        let socket = stream.as_raw_fd();
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        tokio::task::spawn_local(connection);
-        Ok(Connection { sender, socket })
+        Ok(Connection { stream, buffer: Buffer::default() })
     }
 
-    /// Keeps a connection whose last response has been read, as soon as it takes another request.
-    pub(super) fn keep(self: Rc<Self>, mut connection: Connection) {
-        tokio::task::spawn_local(async move {
-            let ready = connection.sender.ready().await.is_ok();
-            if ready && self.is_open() && self.idle.borrow().len() < MOST_IDLE {
-                self.idle.borrow_mut().push(Idle { connection, since: Instant::now() });
-            }
-        });
+    /// Keeps a connection whose last response has been read.
+    pub(super) fn keep(&self, connection: Connection) {
+        let mut idle = self.idle.borrow_mut();
+        if self.is_open() && idle.len() < MOST_IDLE {
+            idle.push(Idle { connection, since: Instant::now() });
+        }
     }
 
     /// Whether it takes new requests.
@@ -199,42 +181,5 @@ impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.tell_if_drained();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::os::unix::net::UnixListener;
-
-    use super::*;
-
-    #[test]
-    fn a_connection_that_ends_this_instant_is_not_used_again() {
-        // Mutation: only `is_closed` asked: seen red, the runtime learns of the end no sooner than at its next turn.
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("unit.sock");
-        let listener = UnixListener::bind(&path).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let local = tokio::task::LocalSet::new();
-        local.block_on(&runtime, async {
-            let upstream = Upstream::new(Incarnation(1), path);
-            for farewell in [b"".as_slice(), b"HTTP/1.1 408 Request Timeout\r\n\r\n"] {
-                let connection = upstream.connect().await.unwrap();
-                let (mut process, _) = listener.accept().unwrap();
-                Rc::clone(&upstream).keep(connection);
-                while upstream.idle.borrow().is_empty() {
-                    tokio::task::yield_now().await;
-                }
-                let connection = upstream.reuse().expect("an open one is used again");
-                Rc::clone(&upstream).keep(connection);
-                while upstream.idle.borrow().is_empty() {
-                    tokio::task::yield_now().await;
-                }
-                process.write_all(farewell).unwrap();
-                drop(process);
-                assert!(upstream.reuse().is_none());
-            }
-        });
     }
 }

@@ -168,6 +168,7 @@ impl Driver {
             topology: self.running.topology.clone(),
             listeners,
             trusted_proxies: self.running.config.trusted_proxies.clone(),
+            largest_upload: self.running.config.max_upload_size(),
         };
         router.link.tell_table(table, sockets);
     }

@@ -140,7 +140,12 @@ impl Harness {
         };
         let listeners = self.sockets.iter().map(settings).collect();
         let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
-        let table = ToRouter::Table { topology: self.topology.clone(), listeners, trusted_proxies };
+        let table = ToRouter::Table {
+            topology: self.topology.clone(),
+            listeners,
+            trusted_proxies,
+            largest_upload: 100 << 20,
+        };
         serde_json::to_string(&table).unwrap() + "\n"
     }
 

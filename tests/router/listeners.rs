@@ -195,7 +195,12 @@ fn a_table_that_lacks_its_sockets_is_not_obeyed() {
     harness.table();
     let settings = synvisor::wire::ListenerSettings { address: "127.0.0.1:9".parse().unwrap(), admin: true };
     let topology = harness.topology.clone();
-    harness.tell(&ToRouter::Table { topology, listeners: vec![settings], trusted_proxies: Vec::new() });
+    harness.tell(&ToRouter::Table {
+        topology,
+        listeners: vec![settings],
+        trusted_proxies: Vec::new(),
+        largest_upload: 0,
+    });
     let mut rest = Vec::new();
     std::io::Read::read_to_end(&mut harness.supervisor, &mut rest).unwrap();
     assert!(rest.is_empty(), "the connection ends without an answer");

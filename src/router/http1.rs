@@ -1,0 +1,456 @@
+//! One client's connection that speaks HTTP/1: its requests one after the other, and what it is answered.
+
+use std::future::poll_fn;
+use std::io;
+use std::io::IoSlice;
+use std::io::Write as _;
+use std::pin::Pin;
+use std::pin::pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use crate::http1;
+use crate::http1::BadRequest;
+use crate::http1::Length;
+use crate::http1::RequestHead;
+
+use super::answer::Own;
+use super::answer::Refusal;
+use super::asker::Asker;
+use super::buffer::Buffer;
+use super::forward;
+use super::forward::Course;
+use super::forward::Failed;
+use super::inbound::Found;
+use super::inbound::Inbound;
+use super::listen::Visit;
+use super::reading::Answered;
+use super::timer::Timer;
+
+/// From its first byte to its last a head takes no longer; a client that sends byte after byte holds a connection for it.
+const HEAD: Duration = Duration::from_secs(20);
+/// A body that stops for so long does not go on any more, nor does a client that takes nothing of its answer.
+const STALL: Duration = Duration::from_secs(60);
+/// Slower bodies (bytes a second, on the whole) are no slow connections, but meant to hold a process.
+const SLOWEST: u64 = 256;
+/// What is left of a request's body after the answer is read up to here, so that the connection can go on.
+const MOST_DISCARDED: u64 = 64 * 1024;
+/// How long a connection that we close is still read from: what the client sends meanwhile would have the kernel
+/// take back the answer that it has not read yet.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A client.
+struct Http1<S> {
+    stream: S,
+    buffer: Buffer,
+    timer: Timer,
+    /// Of the request that is being answered.
+    body: Inbound,
+    /// How many more bytes of a body it may send.
+    allowed: u64,
+    /// Since when its body is waited for, and how much of it has come.
+    began: Instant,
+    came: u64,
+    active: Instant,
+    /// What it is to be told before it sends its body.
+    word: &'static [u8],
+    request: Kind,
+}
+
+/// What of a request decides how it is answered.
+#[derive(Clone, Copy)]
+struct Kind {
+    persists: bool,
+    is_http_1_1: bool,
+    is_head: bool,
+}
+
+/// What comes next on a connection.
+enum Next {
+    Request,
+    Refused(Refusal),
+    Over,
+}
+
+/// Serves a client until either has had enough.
+pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, stream: S) {
+    let mut client = Http1::new(stream);
+    loop {
+        let refusal = match client.next(&visit).await {
+            Next::Over => return client.close(false).await,
+            Next::Refused(refusal) => refusal,
+            Next::Request => match client.take(&visit) {
+                Ok(course) => {
+                    if client.answer(&visit, course).await {
+                        continue;
+                    }
+                    return;
+                }
+                Err(refusal) => refusal,
+            },
+        };
+        client.request = Kind { persists: false, is_http_1_1: true, is_head: false };
+        if client.write_own(&refusal.answer(), true).await.is_ok() {
+            client.close(true).await;
+        }
+        return;
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
+    fn new(stream: S) -> Self {
+        let now = Instant::now();
+        Self {
+            stream,
+            buffer: Buffer::default(),
+            timer: Timer::new(),
+            body: Inbound::new(Length::Known(0)),
+            allowed: 0,
+            began: now,
+            came: 0,
+            active: now,
+            word: b"",
+            request: Kind { persists: true, is_http_1_1: true, is_head: false },
+        }
+    }
+
+    /// Waits for a whole head.
+    async fn next(&mut self, visit: &Visit) -> Next {
+        let mut end = pin!(visit.stopping());
+        let idle_since = Instant::now();
+        let mut head_since = (!self.buffer.is_empty()).then_some(idle_since);
+        let mut looked = 0;
+        poll_fn(|context| {
+            loop {
+                match ends(self.buffer.data(), &mut looked) {
+                    Ends::Whole => return Poll::Ready(Next::Request),
+                    Ends::NoRequest => return Poll::Ready(Next::Refused(Refusal::BadRequest)),
+                    Ends::Part if self.buffer.is_full() => {
+                        return Poll::Ready(Next::Refused(Refusal::HeadTooLarge));
+                    }
+                    Ends::Part => {}
+                }
+                match self.buffer.poll_fill(context, &mut self.stream) {
+                    Poll::Ready(Ok(1..)) => head_since = head_since.or_else(|| Some(Instant::now())),
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Over),
+                    Poll::Pending => break,
+                }
+            }
+            // What has come in is read before an idle connection is closed.
+            if head_since.is_none() && end.as_mut().poll(context).is_ready() {
+                return Poll::Ready(Next::Over);
+            }
+            let limit = match head_since {
+                Some(since) => since + HEAD.min(visit.longest_silence),
+                None => idle_since + visit.longest_silence,
+            };
+            match (self.timer.is_over(context, limit), head_since) {
+                (false, _) => Poll::Pending,
+                (true, None) => Poll::Ready(Next::Over),
+                (true, Some(_)) => Poll::Ready(Next::Refused(Refusal::TooSlowClient)),
+            }
+        })
+        .await
+    }
+
+    /// Takes the head that is there, and decides what becomes of the request.
+    fn take(&mut self, visit: &Visit) -> Result<Course, Refusal> {
+        let mut room = http1::room();
+        let (head, length) = match RequestHead::parse(self.buffer.data(), &mut room) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return Err(Refusal::BadRequest),
+            Err(bad) => return Err(refusal(bad)),
+        };
+        let request =
+            Kind { persists: head.persists, is_http_1_1: head.is_http_1_1, is_head: head.method == "HEAD" };
+        let (body, expects_continue) = (head.body, head.expects_continue);
+        let (course, allowed) = forward::course(visit, &head);
+        self.buffer.consume(length);
+        self.request = request;
+        self.body = Inbound::new(body);
+        self.word = if expects_continue { b"HTTP/1.1 100 Continue\r\n\r\n" } else { b"" };
+        self.allowed = allowed;
+        self.came = 0;
+        self.began = Instant::now();
+        self.active = self.began;
+        Ok(course)
+    }
+
+    /// Answers a request; says whether the connection can have another one.
+    async fn answer(&mut self, visit: &Visit, course: Course) -> bool {
+        let answered = match course {
+            Course::Own(own) => Err(own),
+            Course::To(errand) => match errand.run(self).await {
+                Ok(answered) => Ok(answered),
+                Err(Failed::Refused(refusal)) => Err(refusal.answer()),
+                Err(Failed::Left) => return false,
+            },
+        };
+        // A client that expects our word before it sends its body does not send it any more.
+        let closes = !self.request.persists
+            || visit.closes()
+            || !self.word.is_empty() && !self.body.is_over()
+            || self.body.left().is_none_or(|left| left > MOST_DISCARDED);
+        let done = match answered {
+            Ok(answered) => self.pass_on(answered, closes).await,
+            Err(own) => self.write_own(&own, closes).await.map(|()| !closes),
+        };
+        match done {
+            Ok(true) if self.discard().await => true,
+            Ok(true) => {
+                self.close(true).await;
+                false
+            }
+            Ok(false) => {
+                // Who asked for the end sends nothing more.
+                let linger = self.request.persists || !self.body.is_over();
+                self.close(linger).await;
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Sends an answer of our own.
+    async fn write_own(&mut self, own: &Own, closes: bool) -> io::Result<()> {
+        let reason = StatusCode::from_u16(own.status).ok().and_then(|status| status.canonical_reason());
+        let mut bytes = Vec::with_capacity(512);
+        write!(bytes, "HTTP/1.1 {} {}\r\n{}", own.status, reason.unwrap_or_default(), own.fields)?;
+        if own.status != 204 {
+            write!(bytes, "Content-Length: {}\r\n", own.body.len())?;
+        }
+        bytes.extend(if closes { b"Connection: close\r\n\r\n".as_slice() } else { b"\r\n" });
+        if !self.request.is_head {
+            bytes.extend(own.body.as_bytes());
+        }
+        let mut at = 0;
+        let since = Instant::now();
+        poll_fn(|context| {
+            while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+                match Pin::new(&mut self.stream).poll_write(context, rest) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(written) => at += written?,
+                    Poll::Pending if self.timer.is_over(context, since + STALL) => {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Pin::new(&mut self.stream).poll_flush(context)
+        })
+        .await
+    }
+
+    /// Passes on a process's answer; says whether the connection can have another request.
+    async fn pass_on(&mut self, answered: Answered, closes: bool) -> io::Result<bool> {
+        let Answered { lines: mut head, length, body, .. } = answered;
+        let chunked = length == Length::Chunked;
+        let closes = closes || length == Length::UntilClose || chunked && !self.request.is_http_1_1;
+        if chunked && self.request.is_http_1_1 {
+            head.extend(b"Transfer-Encoding: chunked\r\n");
+        }
+        head.extend(if closes { b"Connection: close\r\n\r\n".as_slice() } else { b"\r\n" });
+        let mut body = if chunked && self.request.is_http_1_1 { body.raw() } else { body };
+        let mut at = 0;
+        let mut active = Instant::now();
+        poll_fn(|context| {
+            loop {
+                let more = body.poll(context);
+                let more = match more {
+                    Poll::Ready(more) => Some(more?),
+                    Poll::Pending => None,
+                };
+                let head = head.get(at..).unwrap_or_default();
+                let portion = if more == Some(true) { body.portion() } else { &[] };
+                let stream = Pin::new(&mut self.stream);
+                let written = match (head, portion) {
+                    ([], []) => {
+                        ready!(stream.poll_flush(context))?;
+                        if more == Some(false) {
+                            return Poll::Ready(Ok(!closes));
+                        }
+                        // The process has as long for the rest as it had for the beginning.
+                        let silent = self.timer.is_over(context, active + super::RESPONSE);
+                        return if silent { stalled() } else { Poll::Pending };
+                    }
+                    (head, []) => stream.poll_write(context, head),
+                    ([], portion) => stream.poll_write(context, portion),
+                    (head, portion) => {
+                        stream.poll_write_vectored(context, &[IoSlice::new(head), IoSlice::new(portion)])
+                    }
+                };
+                match written {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Poll::Ready(written) => {
+                        let written = written?;
+                        let of_head = written.min(head.len());
+                        at += of_head;
+                        body.took(written - of_head);
+                        active = Instant::now();
+                    }
+                    Poll::Pending => {
+                        let stuck = self.timer.is_over(context, active + STALL);
+                        return if stuck { stalled() } else { Poll::Pending };
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Reads what is left of a body that nobody wants; says whether its end was reached.
+    async fn discard(&mut self) -> bool {
+        let mut left = MOST_DISCARDED;
+        poll_fn(|context| {
+            loop {
+                match ready!(self.poll_body(context)) {
+                    Ok(true) => {
+                        let count = self.body().len();
+                        self.took(count);
+                        left = left.saturating_sub(count as u64);
+                        if left == 0 {
+                            return Poll::Ready(false);
+                        }
+                    }
+                    Ok(false) => return Poll::Ready(true),
+                    Err(_) => return Poll::Ready(false),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Ends the connection so that the client gets what it was sent last.
+    async fn close(&mut self, linger: bool) {
+        let limit = Instant::now() + LINGER;
+        let mut shut = false;
+        poll_fn(|context| {
+            if !shut {
+                match Pin::new(&mut self.stream).poll_shutdown(context) {
+                    Poll::Ready(Ok(())) if linger => shut = true,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => {}
+                }
+            }
+            while shut {
+                let unread = self.buffer.data().len();
+                self.buffer.consume(unread);
+                match self.buffer.poll_fill(context, &mut self.stream) {
+                    Poll::Ready(Ok(1..)) => {}
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                }
+            }
+            if self.timer.is_over(context, limit) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+fn stalled() -> Poll<io::Result<bool>> {
+    Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Asker for Http1<S> {
+    fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            match self.body.look(&mut self.buffer)? {
+                Found::Portion if self.came + self.body.portion(&self.buffer).len() as u64 > self.allowed => {
+                    return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+                }
+                Found::Portion => return Poll::Ready(Ok(true)),
+                Found::Over => return Poll::Ready(Ok(false)),
+                Found::Nothing => {}
+            }
+            while !self.word.is_empty() {
+                let written = ready!(Pin::new(&mut self.stream).poll_write(context, self.word))?;
+                self.word = self.word.get(written..).unwrap_or_default();
+                ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+            }
+            match self.buffer.poll_fill(context, &mut self.stream) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Ready(filled) => {
+                    filled?;
+                    self.active = Instant::now();
+                }
+                Poll::Pending => {
+                    let slow = self.began + STALL + Duration::from_secs(self.came / SLOWEST);
+                    let limit = slow.min(self.active + STALL);
+                    if self.timer.is_over(context, limit) {
+                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn body(&self) -> &[u8] {
+        self.body.portion(&self.buffer)
+    }
+
+    fn took(&mut self, count: usize) {
+        self.came += count as u64;
+        self.body.took(&mut self.buffer, count);
+    }
+
+    fn is_over(&mut self, context: &mut Context<'_>, limit: Instant) -> bool {
+        self.timer.is_over(context, limit)
+    }
+
+    fn poll_left(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while !self.buffer.is_full() {
+            match ready!(self.buffer.poll_fill(context, &mut self.stream)) {
+                // Its next request, which waits.
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Whether a whole head is there.
+enum Ends {
+    Whole,
+    Part,
+    /// It does not begin as a request does; TLS, for one.
+    NoRequest,
+}
+
+/// Looks for the empty line at the end of a head; `looked` is how far that was done before.
+fn ends(data: &[u8], looked: &mut usize) -> Ends {
+    match data.iter().find(|byte| !b"\r\n".contains(byte)) {
+        Some(first) if !first.is_ascii_alphabetic() => return Ends::NoRequest,
+        Some(_) => {}
+        None if data.len() > 8 => return Ends::NoRequest,
+        None => return Ends::Part,
+    }
+    let begins = data.iter().position(|byte| byte.is_ascii_alphabetic()).unwrap_or_default();
+    // The three bytes before may be the beginning of the end.
+    let from = looked.saturating_sub(3).max(begins);
+    let new = data.get(from..).unwrap_or_default();
+    *looked = data.len();
+    let empty = |at: usize| {
+        let after = new.get(at + 1..).unwrap_or_default();
+        after.starts_with(b"\n") || after.starts_with(b"\r\n")
+    };
+    if memchr::memchr_iter(b'\n', new).any(empty) { Ends::Whole } else { Ends::Part }
+}
+
+fn refusal(bad: BadRequest) -> Refusal {
+    match bad {
+        BadRequest::Syntax | BadRequest::Host | BadRequest::Framing => Refusal::BadRequest,
+        BadRequest::Target => Refusal::BadTarget,
+        BadRequest::Version => Refusal::BadVersion,
+        BadRequest::TooLarge => Refusal::HeadTooLarge,
+        BadRequest::Expectation => Refusal::BadExpectation,
+    }
+}
