@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 # Some write what others have just copied away.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit fuzz next static package deb rpm e2e test-system soak bench fmt clean venv
+.PHONY: help demo test lint unit fuzz next static package deb rpm e2e test-system soak bench bench-router fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
@@ -16,6 +16,7 @@ help:
 	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
 	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning, and routing"
 	@echo "                   (OPTIONS='--setup one-of-each --rounds 1' for some of it; see --help)"
+	@echo "make bench-router  measure the router against nginx, HAProxy and Caddy (OPTIONS='--only small --rounds 2' for some of it)"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what was built"
 
@@ -143,6 +144,11 @@ bench: venv
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.restart $(OPTIONS)
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.reload
 	$(CARGO) bench --locked --bench route
+
+bench-router: venv
+	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --example backend
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.router $(OPTIONS)
 
 fmt:
 	$(CARGO) fmt

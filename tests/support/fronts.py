@@ -19,6 +19,7 @@ PACKAGES = {
     "nginx": "usr/sbin/nginx",
     "haproxy": "usr/sbin/haproxy",
     "apache2-bin": "usr/sbin/apache2",
+    "wrk": "usr/bin/wrk",
 }
 
 
