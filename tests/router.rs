@@ -13,6 +13,8 @@ use synvisor::router::RouterSetup;
 use synvisor::topology::UnitName;
 use synvisor::wire::ToRouter;
 
+#[path = "router/abuse.rs"]
+mod abuse;
 #[path = "router/bodies.rs"]
 mod bodies;
 #[path = "router/drain.rs"]

@@ -57,7 +57,7 @@ impl<'f, 'b> RequestHead<'f, 'b> {
             Ok(httparse::Status::Complete(length)) => length,
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(httparse::Error::TooManyHeaders) => return Err(BadRequest::TooLarge),
-            Err(httparse::Error::Version) => return Err(BadRequest::Version),
+            Err(httparse::Error::Version) if names_version(bytes) => return Err(BadRequest::Version),
             Err(_) => return Err(BadRequest::Syntax),
         };
         let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version)
@@ -152,6 +152,14 @@ impl<'f, 'b> RequestHead<'f, 'b> {
     pub fn query(&self) -> &'b str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
+}
+
+/// Whether the first line ends with a version of HTTP, whichever that is.
+fn names_version(bytes: &[u8]) -> bool {
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
+    let mut parts = line.split(|byte| *byte == b' ');
+    let last = parts.next_back().and_then(|version| version.strip_prefix(b"HTTP/"));
+    parts.count() == 2 && last.is_some_and(|version| matches!(version, [b'0'..=b'9', b'.', b'0'..=b'9']))
 }
 
 /// Whether every line ends as the RFC says; a bare line feed ends a line for some readers and not for others.

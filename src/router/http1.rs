@@ -30,16 +30,14 @@ use super::forward::Course;
 use super::forward::Failed;
 use super::inbound::Found;
 use super::inbound::Inbound;
+use super::limits::Pace;
+use super::limits::STALL;
 use super::listen::Visit;
 use super::reading::Answered;
 use super::timer::Timer;
 
 /// From its first byte to its last a head takes no longer; a client that sends byte after byte holds a connection for it.
 const HEAD: Duration = Duration::from_secs(20);
-/// A body that stops for so long does not go on any more, nor does a client that takes nothing of its answer.
-const STALL: Duration = Duration::from_secs(60);
-/// Slower bodies (bytes a second, on the whole) are no slow connections, but meant to hold a process.
-const SLOWEST: u64 = 256;
 /// What is left of a request's body after the answer is read up to here, so that the connection can go on.
 const MOST_DISCARDED: u64 = 64 * 1024;
 /// How long a connection that we close is still read from: what the client sends meanwhile would have the kernel
@@ -53,12 +51,7 @@ struct Http1<S> {
     timer: Timer,
     /// Of the request that is being answered.
     body: Inbound,
-    /// How many more bytes of a body it may send.
-    allowed: u64,
-    /// Since when its body is waited for, and how much of it has come.
-    began: Instant,
-    came: u64,
-    active: Instant,
+    pace: Pace,
     /// What it is to be told before it sends its body.
     word: &'static [u8],
     request: Kind,
@@ -106,16 +99,12 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, strea
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     fn new(stream: S) -> Self {
-        let now = Instant::now();
         Self {
             stream,
             buffer: Buffer::default(),
             timer: Timer::new(),
             body: Inbound::new(Length::Known(0)),
-            allowed: 0,
-            began: now,
-            came: 0,
-            active: now,
+            pace: Pace::new(0),
             word: b"",
             request: Kind { persists: true, is_http_1_1: true, is_head: false },
         }
@@ -176,10 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         self.request = request;
         self.body = Inbound::new(body);
         self.word = if expects_continue { b"HTTP/1.1 100 Continue\r\n\r\n" } else { b"" };
-        self.allowed = allowed;
-        self.came = 0;
-        self.began = Instant::now();
-        self.active = self.began;
+        self.pace = Pace::new(allowed);
         Ok(course)
     }
 
@@ -361,11 +347,12 @@ fn stalled() -> Poll<io::Result<bool>> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Asker for Http1<S> {
     fn poll_body(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
+            let before = self.body.portion(&self.buffer).len();
             match self.body.look(&mut self.buffer)? {
-                Found::Portion if self.came + self.body.portion(&self.buffer).len() as u64 > self.allowed => {
-                    return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into()));
+                Found::Portion => {
+                    let portion = self.body.portion(&self.buffer).len();
+                    return Poll::Ready(self.pace.comes(portion - before).map(|()| true));
                 }
-                Found::Portion => return Poll::Ready(Ok(true)),
                 Found::Over => return Poll::Ready(Ok(false)),
                 Found::Nothing => {}
             }
@@ -378,16 +365,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Asker for Http1<S> {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
                 Poll::Ready(filled) => {
                     filled?;
-                    self.active = Instant::now();
                 }
-                Poll::Pending => {
-                    let slow = self.began + STALL + Duration::from_secs(self.came / SLOWEST);
-                    let limit = slow.min(self.active + STALL);
-                    if self.timer.is_over(context, limit) {
-                        return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
-                    }
-                    return Poll::Pending;
+                Poll::Pending if self.timer.is_over(context, self.pace.limit()) => {
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -397,7 +379,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Asker for Http1<S> {
     }
 
     fn took(&mut self, count: usize) {
-        self.came += count as u64;
         self.body.took(&mut self.buffer, count);
     }
 

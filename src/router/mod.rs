@@ -20,6 +20,7 @@ mod forward;
 mod headers;
 mod http1;
 mod inbound;
+mod limits;
 mod listen;
 mod outgoing;
 mod park;
@@ -27,6 +28,7 @@ mod queue;
 mod reading;
 mod state;
 mod timer;
+mod translate;
 mod upstream;
 
 pub use exchange::RESPONSE;

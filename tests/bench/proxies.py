@@ -75,6 +75,7 @@ class Synvisor(Proxy):
             "topology": topology(self.sockets),
             "listeners": [{"address": f"127.0.0.1:{self.port}", "admin": False}],
             "trusted_proxies": [],
+            "largest_upload": 100 << 20,
         }
         self.supervisor = socket.socket(socket.AF_UNIX)
         self.supervisor.connect(str(control))
