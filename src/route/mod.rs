@@ -129,11 +129,22 @@ impl RouteTable {
 
     /// The process that answers now, if one of those that may is up.
     pub fn choose(&self, route: &Route, key: u64, up: impl Fn(&UnitName) -> bool) -> Option<&UnitName> {
+        let name = |at: usize| self.members.get(at).map(|member| &member.name);
+        name(self.choose_place(route, key, |at| name(at).is_some_and(&up))?)
+    }
+
+    /// The same for whoever keeps what belongs to the processes in the order of [`Self::members`].
+    pub fn choose_place(&self, route: &Route, key: u64, up: impl Fn(usize) -> bool) -> Option<usize> {
         route.tiers.iter().find_map(|tier| {
-            let members = tier.iter().filter_map(|at| self.members.get(*at));
-            let up = members.filter(|member| up(&member.name));
-            balance::choose(key, up.map(|member| (member.number, &member.name)))
+            let up = tier.iter().filter(|at| up(**at));
+            let numbered = up.filter_map(|at| Some((self.members.get(*at)?.number, *at)));
+            balance::choose(key, numbered)
         })
+    }
+
+    /// Every process that requests can go to.
+    pub fn members(&self) -> impl Iterator<Item = &UnitName> {
+        self.members.iter().map(|member| &member.name)
     }
 
     /// How many pools there are: [`Route::pool`] is below it.

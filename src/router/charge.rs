@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use crate::route::Route;
 use crate::route::RouteTable;
-use crate::topology::UnitName;
 use crate::wire::Counts;
 
 use super::state::State;
@@ -33,12 +32,13 @@ impl Choice {
     pub(super) fn now(self, state: &State, without: &[Rc<Upstream>]) -> Option<Rc<Upstream>> {
         let table = state.table();
         let route = self.route(&table.routes)?;
-        let usable = |unit: &UnitName| {
-            let upstream = state.upstream(unit)?;
-            (!without.iter().any(|refused| Rc::ptr_eq(refused, &upstream))).then_some(upstream)
+        let present = state.present();
+        let usable = |at: usize| {
+            let upstream = present.get(at)?.as_ref().filter(|upstream| upstream.is_open())?;
+            (!without.iter().any(|refused| Rc::ptr_eq(refused, upstream))).then_some(upstream)
         };
-        let unit = table.routes.choose(route, self.key, |unit| usable(unit).is_some())?;
-        usable(unit)
+        let at = table.routes.choose_place(route, self.key, |at| usable(at).is_some())?;
+        usable(at).cloned()
     }
 }
 

@@ -60,13 +60,13 @@ pub(super) async fn attempt(
 ) -> Attempt {
     let mut left = pin!(poll.then(|| upstream.left()));
     let mut sending = Sending::default();
-    let mut active = Instant::now();
+    // Since when nothing goes on.
+    let mut since = None;
     poll_fn(|context| {
         if sending.stage == Stage::Sending {
             match sending.poll(context, connection, outgoing, asker) {
                 Poll::Ready(Ok(())) => {
                     sending.stage = Stage::Sent;
-                    active = Instant::now();
                 }
                 Poll::Ready(Err(Broken::Process(_))) if !sending.began => {
                     return Poll::Ready(Attempt::Unsent);
@@ -100,9 +100,10 @@ pub(super) async fn attempt(
         // An upload takes what time it takes; only silence counts.
         if sending.progress {
             sending.progress = false;
-            active = Instant::now();
+            since = None;
         }
-        if asker.is_over(context, active + RESPONSE) { Poll::Ready(Attempt::TooSlow) } else { Poll::Pending }
+        let since = *since.get_or_insert_with(Instant::now);
+        if asker.is_over(context, since + RESPONSE) { Poll::Ready(Attempt::TooSlow) } else { Poll::Pending }
     })
     .await
 }
@@ -228,8 +229,8 @@ impl Sending {
 fn chunk(into: &mut Vec<u8>, data: &[u8]) {
     // Writing to a vector does not fail.
     let _ = write!(into, "{:x}\r\n", data.len());
-    into.extend(data);
-    into.extend(b"\r\n");
+    into.extend_from_slice(data);
+    into.extend_from_slice(b"\r\n");
 }
 
 fn write(
@@ -300,14 +301,18 @@ fn read_head(data: &[u8], to_head: bool) -> io::Result<Read> {
             "it changed to a protocol that nobody asked for",
         ));
     }
-    let mut lines = Vec::with_capacity(length + 64);
-    // Writing to a vector does not fail.
-    let _ = write!(lines, "HTTP/1.1 {} {}\r\n", head.status, head.reason);
+    // With room for what is added, and for a short body.
+    let mut lines = Vec::with_capacity(length + 1024);
+    let digit = |place: u16| b'0' + u8::try_from(head.status / place % 10).unwrap_or_default();
+    for part in [b"HTTP/1.1 ", &[digit(100), digit(10), digit(1), b' '][..], head.reason.as_bytes(), b"\r\n"]
+    {
+        lines.extend_from_slice(part);
+    }
     for field in head.fields {
         let named = head.names_others && http1::is_named(head.fields, field.name);
         if !named && !http1::is_hop_by_hop(field.name) {
             for part in [field.name.as_bytes(), b": ", field.value, b"\r\n"] {
-                lines.extend(part);
+                lines.extend_from_slice(part);
             }
         }
     }

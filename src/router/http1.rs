@@ -5,7 +5,6 @@ use std::io;
 use std::io::IoSlice;
 use std::io::Write as _;
 use std::pin::Pin;
-use std::pin::pin;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -40,6 +39,8 @@ use super::timer::Timer;
 const HEAD: Duration = Duration::from_secs(20);
 /// What is left of a request's body after the answer is read up to here, so that the connection can go on.
 const MOST_DISCARDED: u64 = 64 * 1024;
+/// The beginning of a body goes with the head in one piece if it is not larger: to copy it costs less than a second piece.
+const JOINED: usize = 8 * 1024;
 /// How long a connection that we close is still read from: what the client sends meanwhile would have the kernel
 /// take back the answer that it has not read yet.
 const LINGER: Duration = Duration::from_secs(2);
@@ -55,6 +56,8 @@ struct Http1<S> {
     /// What it is to be told before it sends its body.
     word: &'static [u8],
     request: Kind,
+    /// Resolves when nobody may ask any more.
+    stopping: Pin<Box<dyn Future<Output = ()>>>,
 }
 
 /// What of a request decides how it is answered.
@@ -74,7 +77,7 @@ enum Next {
 
 /// Serves a client until either has had enough.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, stream: S) {
-    let mut client = Http1::new(stream);
+    let mut client = Http1::new(stream, Box::pin(visit.stopping()));
     loop {
         let refusal = match client.next(&visit).await {
             Next::Over => return client.close(false).await,
@@ -98,7 +101,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, strea
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
-    fn new(stream: S) -> Self {
+    fn new(stream: S, stopping: Pin<Box<dyn Future<Output = ()>>>) -> Self {
         Self {
             stream,
             buffer: Buffer::default(),
@@ -107,14 +110,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             pace: Pace::new(0),
             word: b"",
             request: Kind { persists: true, is_http_1_1: true, is_head: false },
+            stopping,
         }
     }
 
     /// Waits for a whole head.
     async fn next(&mut self, visit: &Visit) -> Next {
-        let mut end = pin!(visit.stopping());
-        let idle_since = Instant::now();
-        let mut head_since = (!self.buffer.is_empty()).then_some(idle_since);
+        let mut begun = !self.buffer.is_empty();
+        // Most heads come whole, and need no clock.
+        let mut since = None;
         let mut looked = 0;
         poll_fn(|context| {
             loop {
@@ -127,23 +131,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                     Ends::Part => {}
                 }
                 match self.buffer.poll_fill(context, &mut self.stream) {
-                    Poll::Ready(Ok(1..)) => head_since = head_since.or_else(|| Some(Instant::now())),
+                    Poll::Ready(Ok(1..)) if begun => {}
+                    Poll::Ready(Ok(1..)) => (begun, since) = (true, None),
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::Over),
                     Poll::Pending => break,
                 }
             }
             // What has come in is read before an idle connection is closed.
-            if head_since.is_none() && end.as_mut().poll(context).is_ready() {
+            if !begun && self.stopping.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Next::Over);
             }
-            let limit = match head_since {
-                Some(since) => since + HEAD.min(visit.longest_silence),
-                None => idle_since + visit.longest_silence,
-            };
-            match (self.timer.is_over(context, limit), head_since) {
+            let limit = if begun { HEAD.min(visit.longest_silence) } else { visit.longest_silence };
+            let since = *since.get_or_insert_with(Instant::now);
+            match (self.timer.is_over(context, since + limit), begun) {
                 (false, _) => Poll::Pending,
-                (true, None) => Poll::Ready(Next::Over),
-                (true, Some(_)) => Poll::Ready(Next::Refused(Refusal::TooSlowClient)),
+                (true, false) => Poll::Ready(Next::Over),
+                (true, true) => Poll::Ready(Next::Refused(Refusal::TooSlowClient)),
             }
         })
         .await
@@ -240,21 +243,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         let chunked = length == Length::Chunked;
         let closes = closes || length == Length::UntilClose || chunked && !self.request.is_http_1_1;
         if chunked && self.request.is_http_1_1 {
-            head.extend(b"Transfer-Encoding: chunked\r\n");
+            head.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
         }
-        head.extend(if closes { b"Connection: close\r\n\r\n".as_slice() } else { b"\r\n" });
+        head.extend_from_slice(if closes { b"Connection: close\r\n\r\n".as_slice() } else { b"\r\n" });
         let mut body = if chunked && self.request.is_http_1_1 { body.raw() } else { body };
         let mut at = 0;
-        let mut active = Instant::now();
+        // Since when nothing goes on.
+        let mut since = None;
         poll_fn(|context| {
             loop {
-                let more = body.poll(context);
-                let more = match more {
+                let more = match body.poll(context) {
                     Poll::Ready(more) => Some(more?),
                     Poll::Pending => None,
                 };
+                if at == 0 && more == Some(true) && head.len() + body.portion().len() <= JOINED {
+                    let portion = body.portion();
+                    head.extend_from_slice(portion);
+                    body.took(portion.len());
+                    continue;
+                }
                 let head = head.get(at..).unwrap_or_default();
-                let portion = if more == Some(true) { body.portion() } else { &[] };
+                let portion: &[u8] = if more == Some(true) { body.portion() } else { &[] };
                 let stream = Pin::new(&mut self.stream);
                 let written = match (head, portion) {
                     ([], []) => {
@@ -263,7 +272,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                             return Poll::Ready(Ok(!closes));
                         }
                         // The process has as long for the rest as it had for the beginning.
-                        let silent = self.timer.is_over(context, active + super::RESPONSE);
+                        let since = *since.get_or_insert_with(Instant::now);
+                        let silent = self.timer.is_over(context, since + super::RESPONSE);
                         return if silent { stalled() } else { Poll::Pending };
                     }
                     (head, []) => stream.poll_write(context, head),
@@ -279,10 +289,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                         let of_head = written.min(head.len());
                         at += of_head;
                         body.took(written - of_head);
-                        active = Instant::now();
+                        since = None;
                     }
                     Poll::Pending => {
-                        let stuck = self.timer.is_over(context, active + STALL);
+                        let since = *since.get_or_insert_with(Instant::now);
+                        let stuck = self.timer.is_over(context, since + STALL);
                         return if stuck { stalled() } else { Poll::Pending };
                     }
                 }

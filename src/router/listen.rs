@@ -287,8 +287,10 @@ impl Visit {
     }
 
     /// Resolves when nobody may ask any more.
-    pub(super) async fn stopping(&self) {
+    pub(super) fn stopping(&self) -> impl Future<Output = ()> + 'static + use<> {
         let mut end = self.end.clone();
-        let _ = end.wait_for(|end| *end == End::Stopping).await;
+        async move {
+            let _ = end.wait_for(|end| *end == End::Stopping).await;
+        }
     }
 }

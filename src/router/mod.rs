@@ -99,6 +99,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
             let state = State::new(setup.parking, setup.without_parking, setup.longest_silence);
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
+            tokio::task::spawn_local(upstream::close_idle(Rc::clone(&state)));
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));
             tokio::pin!(stopped);
             tokio::select! {

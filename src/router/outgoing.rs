@@ -34,12 +34,12 @@ impl Outgoing {
     /// One without fields yet. `again` if it may have to go again after it was sent.
     pub(super) fn new(method: &str, target: &str, body: Length, again: bool) -> Self {
         let mut head = Vec::with_capacity(1024);
-        head.extend(method.as_bytes());
+        head.extend_from_slice(method.as_bytes());
         head.push(b' ');
         let start = head.len();
-        head.extend(target.as_bytes());
+        head.extend_from_slice(target.as_bytes());
         let target = start..head.len();
-        head.extend(b" HTTP/1.1\r\n");
+        head.extend_from_slice(b" HTTP/1.1\r\n");
         Self {
             head,
             target,
@@ -72,7 +72,7 @@ impl Outgoing {
 
     fn write(&mut self, name: &[u8], value: &[u8]) {
         for part in [name, b": ", value, b"\r\n"] {
-            self.head.extend(part);
+            self.head.extend_from_slice(part);
         }
     }
 
@@ -93,7 +93,7 @@ impl Outgoing {
     /// These bytes of the body leave the client.
     pub(super) fn keep(&mut self, bytes: &[u8]) {
         match &mut self.kept {
-            Some(kept) if kept.len() + bytes.len() <= KEPT => kept.extend(bytes),
+            Some(kept) if kept.len() + bytes.len() <= KEPT => kept.extend_from_slice(bytes),
             Some(_) | None => self.kept = None,
         }
     }

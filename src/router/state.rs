@@ -1,6 +1,7 @@
 //! What the router knows: the table, who is up, and who waits.
 
 use std::cell::Cell;
+use std::cell::Ref;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +36,8 @@ pub(super) struct State {
     table: RefCell<Rc<Known>>,
     /// Of each unit the process that is there: it takes requests, or is being drained.
     processes: RefCell<BTreeMap<UnitName, Rc<Upstream>>>,
+    /// The same in the order of the table's members, in which a request finds them sooner.
+    present: RefCell<Vec<Option<Rc<Upstream>>>>,
     pub(super) parking: Parking,
     /// Nobody waits, nothing is sent again: the router that there would be without all that, for comparison.
     pub(super) without_parking: bool,
@@ -78,6 +81,7 @@ impl State {
         Rc::new(Self {
             table: RefCell::new(Rc::new(empty)),
             processes: RefCell::default(),
+            present: RefCell::default(),
             parking,
             without_parking,
             queues: RefCell::new(Queues::new(parking.most)),
@@ -92,6 +96,11 @@ impl State {
     /// The table in force.
     pub(super) fn table(&self) -> Rc<Known> {
         Rc::clone(&self.table.borrow())
+    }
+
+    /// The processes that are there, in the order of the table's members.
+    pub(super) fn present(&self) -> Ref<'_, Vec<Option<Rc<Upstream>>>> {
+        self.present.borrow()
     }
 
     /// The process of a unit, if it takes requests.
@@ -196,8 +205,10 @@ impl State {
             }
             ToRouter::Count { ticket } => self.tell(FromRouter::Counts { ticket, counts: self.counts() }),
         }
-        let pools = self.table.borrow().routes.pools();
-        for pool in 0..pools {
+        let table = self.table();
+        let members = table.routes.members();
+        *self.present.borrow_mut() = members.map(|unit| self.processes.borrow().get(unit).cloned()).collect();
+        for pool in 0..table.routes.pools() {
             self.release(pool);
         }
         Ok(())

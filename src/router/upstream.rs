@@ -14,11 +14,22 @@ use tokio::time::Instant;
 use crate::wire::Incarnation;
 
 use super::buffer::Buffer;
+use super::state::State;
 
 /// Twisted's own limit for an idle connection is a minute; ours ends first, so that it is not reused as it closes.
 const IDLE: Duration = Duration::from_secs(30);
 /// More idle connections than this to one process are closed: each costs it a descriptor.
 const MOST_IDLE: usize = 64;
+
+/// Closes connections that nobody has used for long.
+pub(super) async fn close_idle(state: Rc<State>) {
+    loop {
+        tokio::time::sleep(IDLE).await;
+        for upstream in state.present().iter().flatten() {
+            upstream.idle.borrow_mut().retain(|Idle { since, .. }| since.elapsed() < IDLE);
+        }
+    }
+}
 
 /// A connection to a process. Whether the process has closed an idle one is seen when it is used again: on a Unix socket
 /// a request that is written after that fails as a whole (EPIPE), and goes over another one.
@@ -82,11 +93,6 @@ impl Upstream {
         // Those before it have been idle for longer.
         self.idle.borrow_mut().clear();
         None
-    }
-
-    /// Closes connections that were idle for long.
-    pub(super) fn forget_idle(&self) {
-        self.idle.borrow_mut().retain(|Idle { since, .. }| since.elapsed() < IDLE);
     }
 
     /// A new connection.
