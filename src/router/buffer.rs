@@ -10,10 +10,12 @@ use std::task::Poll;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 
-/// What one read takes at most, and so the largest head.
-pub(super) const SIZE: usize = 64 * 1024;
+/// What one read takes at most: as much as a Unix socket holds (net.core.wmem_default).
+const SIZE: usize = 256 * 1024;
+/// Synapse itself takes 16 KiB a line (`synapse/http/site.py`).
+pub(super) const LARGEST_HEAD: usize = 64 * 1024;
 /// So much room is kept for the next who needs it; beyond it goes back to the allocator.
-const MOST_SPARE: usize = 64;
+const MOST_SPARE: usize = 16;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
@@ -36,9 +38,9 @@ impl Buffer {
         self.start >= self.bytes.len()
     }
 
-    /// Whether it can take nothing more before something of it is used.
+    /// Whether a head of which it holds a part is too large for anybody.
     pub(super) fn is_full(&self) -> bool {
-        self.data().len() >= SIZE
+        self.data().len() >= LARGEST_HEAD
     }
 
     pub(super) fn consume(&mut self, count: usize) {
