@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::config::AccessLog;
 use crate::topology::{Topology, UnitName};
 
 /// Counts how often a unit was started; names one process among its predecessors and successors.
@@ -27,6 +28,7 @@ pub enum ToRouter {
         trusted_proxies: Vec<IpNet>,
         /// How many bytes an upload may have.
         largest_upload: u64,
+        access_log: AccessLog,
     },
     /// This unit is READY and takes requests.
     Up { unit: UnitName, incarnation: Incarnation },
@@ -103,6 +105,8 @@ pub struct ListenerSettings {
     pub address: SocketAddr,
     /// Whether `/_synapse/admin` is reachable on it.
     pub admin: bool,
+    /// Whether `/_synvisor/metrics` is.
+    pub metrics: bool,
 }
 
 /// Router to supervisor.

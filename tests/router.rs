@@ -23,6 +23,8 @@ mod drain;
 mod harness;
 #[path = "router/listeners.rs"]
 mod listeners;
+#[path = "router/observe.rs"]
+mod observe;
 #[path = "router/parking.rs"]
 mod parking;
 #[path = "router/replay.rs"]

@@ -196,7 +196,11 @@ mod tests {
         let (old, new) = (listen("127.0.0.1:8008", false), listen("127.0.0.1:9000", true));
         assert_eq!(
             between(&old, &(new + &listen("127.0.0.1:8008", true))),
-            ["[[listen]] 127.0.0.1:9000.admin: none, true", "[[listen]] 127.0.0.1:8008.admin: false, true"]
+            [
+                "[[listen]] 127.0.0.1:9000.admin: none, true",
+                "[[listen]] 127.0.0.1:9000.metrics: none, false",
+                "[[listen]] 127.0.0.1:8008.admin: false, true",
+            ]
         );
     }
 }

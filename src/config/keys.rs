@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
+use super::access_log::AccessLog;
 use super::check;
 use super::check::Wrong;
 use super::presets::Preset;
@@ -88,8 +89,18 @@ impl Table {
 }
 
 /// The tables of the file; what stands in `[synapse]` is not ours to list.
-pub(super) const TABLES: [&str; 9] =
-    ["workers", "units", "database", "redis", "python", "listen", "secrets", "supervisor", "synapse"];
+pub(super) const TABLES: [&str; 10] = [
+    "workers",
+    "units",
+    "database",
+    "redis",
+    "python",
+    "listen",
+    "router",
+    "secrets",
+    "supervisor",
+    "synapse",
+];
 
 /// Bounds of the time-outs, in milliseconds: none at all would cut what is in flight, and beyond an hour a stop
 /// looks like a hang.
@@ -298,6 +309,28 @@ pub(super) fn listen() -> Table {
             ),
             key("admin", Form::Truth, "Whether the admin API, /_synapse/admin, is reachable here.")
                 .or("false", "behind a web server on the same machine every client comes from 127.0.0.1"),
+            key(
+                "metrics",
+                Form::Truth,
+                "Whether the router's metrics, /_synvisor/metrics, are reachable here, for Prometheus.",
+            )
+            .or("false", "they say who is busy with what, and are not for everybody"),
+        ],
+    )
+}
+
+/// `[router]`.
+pub(super) fn router() -> Table {
+    Table::new(
+        "[router]",
+        vec![
+            key(
+                "access_log",
+                Form::Word(AccessLog::ALL.map(AccessLog::name).to_vec()),
+                "A line for each request in the router's log (`synvisor logs router`): off, common (the Common Log Format of \
+                 web servers, with class, unit, attempts and times behind it) or json. Of secrets in a query it has only the names.",
+            )
+            .or("\"off\"", "a busy homeserver writes gigabytes, and addresses of users are personal data"),
         ],
     )
 }

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
+mod access_log;
 mod check;
 pub mod difference;
 pub mod edit;
@@ -28,6 +29,7 @@ pub mod synapse;
 mod syntax;
 pub mod units;
 
+pub use access_log::AccessLog;
 pub use check::collide;
 pub use check::host_and_port;
 pub use keys::LOG_LEVEL;
@@ -61,6 +63,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     pub secrets: Secrets,
     pub units: Units,
+    /// In which form the router writes a line for each request.
+    pub access_log: AccessLog,
     pub supervisor: Supervisor,
     /// Settings of homeserver.yaml, passed through.
     pub synapse: toml::Table,
@@ -269,6 +273,8 @@ pub struct Listen {
     pub address: SocketAddr,
     /// Whether `/_synapse/admin` is reachable here.
     pub admin: bool,
+    /// Whether `/_synvisor/metrics` is.
+    pub metrics: bool,
 }
 
 /// `[secrets]`.

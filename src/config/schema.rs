@@ -25,6 +25,7 @@ pub fn schema() -> String {
         keys::database(),
         keys::redis(),
         keys::python(),
+        keys::router(),
         keys::secrets(),
         keys::supervisor(),
     ] {

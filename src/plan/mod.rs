@@ -178,7 +178,9 @@ fn finish(old: &Deployment, new: &Deployment, steps: Vec<Step>) -> Plan {
         changes: notes::changes(old, new),
         router: old.topology != new.topology
             || old.config.listen != new.config.listen
-            || old.config.trusted_proxies != new.config.trusted_proxies,
+            || old.config.trusted_proxies != new.config.trusted_proxies
+            || old.config.max_upload_size() != new.config.max_upload_size()
+            || old.config.access_log != new.config.access_log,
         supervisor: old.config.supervisor != new.config.supervisor || limits(old) != limits(new),
         rewritten,
         untouched: untouched.map(|unit| unit.name.clone()).collect(),

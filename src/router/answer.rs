@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::headers::Client;
+use super::metrics;
 
 /// What Synapse sends with every answer (`synapse/http/server.py`, `set_cors_headers`).
 const CORS: &str = "Access-Control-Allow-Origin: *\r\n\
@@ -89,6 +90,11 @@ pub(super) fn health(main_is_up: bool, client: Client) -> Own {
     let (status, body) = if main_is_up { (200, "OK") } else { (503, "main is not up") };
     let fields = format!("Synvisor-Client: {}\r\nSynvisor-Believed: {}\r\n", client.address, client.believed);
     Own { status, fields, body: body.to_owned() }
+}
+
+/// What Prometheus gets.
+pub(super) fn metrics(text: String) -> Own {
+    Own { status: 200, fields: format!("Content-Type: {}\r\n", metrics::CONTENT_TYPE), body: text }
 }
 
 /// What a browser asks before a request of another site's page. Synapse answers all of them alike

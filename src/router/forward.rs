@@ -5,6 +5,8 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::http1;
 use crate::http1::Length;
 use crate::route::Clues;
@@ -24,10 +26,12 @@ use super::exchange;
 use super::exchange::Attempt;
 use super::headers::Client;
 use super::listen::Visit;
+use super::metrics;
 use super::outgoing::Outgoing;
 use super::park::Search;
 use super::reading::Answered;
 use super::state::State;
+use super::trace::Trace;
 
 /// A request that no process survives must not go on to the next one for ever.
 const MOST_REPLAYS: u32 = 2;
@@ -51,12 +55,15 @@ pub(super) struct Asked<'a> {
     pub(super) body: Length,
     pub(super) client: Client,
     pub(super) admin: bool,
+    /// Whether the router's metrics are served there.
+    pub(super) metrics: bool,
 }
 
 /// What was decided of it.
 pub(super) enum Verdict {
     Own(Own),
     To {
+        class: &'static str,
         choice: Choice,
         /// Whether it may go again after it was sent.
         again: bool,
@@ -72,6 +79,9 @@ pub(super) fn judge(state: &State, asked: &Asked<'_>) -> Verdict {
     let table = state.table();
     if asked.path == "*" {
         return Verdict::Own(answer::preflight());
+    }
+    if asked.path == metrics::PATH && asked.metrics {
+        return Verdict::Own(answer::metrics(state.metrics.text()));
     }
     let head = RequestHead { method: asked.method, path: asked.path, query: asked.query, admin: asked.admin };
     match table.routes.decide(&head) {
@@ -96,7 +106,8 @@ pub(super) fn judge(state: &State, asked: &Asked<'_>) -> Verdict {
             let replay = route.rule.replay(asked.method);
             let again = !state.without_parking && replay.allows(asked.query, asked.authorization);
             let choice = Choice { rule: route.rule.number, key };
-            Verdict::To { choice, again, poll: again && replay == Replay::Poll, allowed }
+            let class = route.rule.class;
+            Verdict::To { class, choice, again, poll: again && replay == Replay::Poll, allowed }
         }
     }
 }
@@ -107,7 +118,7 @@ fn has_own_preflight(path: &str) -> bool {
 }
 
 /// Decides about a request of HTTP/1, and how many bytes its body may have.
-pub(super) fn course(visit: &Visit, head: &http1::RequestHead<'_, '_>) -> (Course, u64) {
+pub(super) fn course(visit: &Visit, head: &http1::RequestHead<'_, '_>) -> (Course, Trace, u64) {
     let state = &visit.state;
     let said = http1::find(head.fields, "x-forwarded-for");
     let proto = http1::find(head.fields, "x-forwarded-proto");
@@ -120,11 +131,15 @@ pub(super) fn course(visit: &Visit, head: &http1::RequestHead<'_, '_>) -> (Cours
         body: head.body,
         client,
         admin: visit.admin(),
+        metrics: visit.metrics(),
     };
+    let protocol = if head.is_http_1_1 { "HTTP/1.1" } else { "HTTP/1.0" };
+    let mut trace = Trace::new(state, client.address, head.method, head.target, protocol);
     match judge(state, &asked) {
-        Verdict::Own(own) => (Course::Own(own), u64::MAX),
-        Verdict::To { choice, again, poll, allowed } => {
-            let mut outgoing = Outgoing::new(head.method, head.target, head.body, again);
+        Verdict::Own(own) => (Course::Own(own), trace, u64::MAX),
+        Verdict::To { class, choice, again, poll, allowed } => {
+            trace.class = class;
+            let mut outgoing = Outgoing::new(head.method, head.target, head.body, again, trace.started());
             for field in head.fields {
                 if !(head.names_others && http1::is_named(head.fields, field.name)) {
                     outgoing.field(field.name, field.value);
@@ -132,7 +147,7 @@ pub(super) fn course(visit: &Visit, head: &http1::RequestHead<'_, '_>) -> (Cours
             }
             outgoing.finish(client);
             let charge = Charge { state: Rc::clone(state), choice };
-            (Course::To(Errand { charge, outgoing, poll }), allowed)
+            (Course::To(Errand { charge, outgoing, poll }), trace, allowed)
         }
     }
 }
@@ -159,7 +174,7 @@ fn goes_again(replays: u32, since_arrival: Duration) -> bool {
 
 impl Errand {
     /// Has the request answered by whoever may.
-    pub(super) async fn run(self, asker: &mut dyn Asker) -> Result<Answered, Failed> {
+    pub(super) async fn run(self, asker: &mut dyn Asker, trace: &mut Trace) -> Result<Answered, Failed> {
         let Self { charge, mut outgoing, poll } = self;
         let mut search = Search::new(&charge);
         let mut replays = 0;
@@ -170,7 +185,12 @@ impl Errand {
                 next = search.next() => next.map_err(Failed::Refused)?,
                 () = poll_fn(|context| asker.poll_left(context)) => return Err(Failed::Left),
             };
+            if going.is_some() {
+                trace.parked += search.waited();
+            }
             let flight = upstream.enter();
+            trace.unit = Some(Rc::clone(&upstream));
+            trace.attempts += 1;
             let reused = upstream.reuse();
             let fresh = reused.is_none();
             let connected = match reused {
@@ -189,10 +209,11 @@ impl Errand {
             if poll && late {
                 outgoing.lower_timeout();
             }
+            let asked = if trace.attempts == 1 && going.is_none() { trace.started() } else { Instant::now() };
             let attempt = exchange::attempt(&upstream, &mut connection, &mut outgoing, asker, poll);
             match attempt.await {
                 Attempt::Answered(head) => {
-                    drop(search);
+                    trace.upstream = Some(asked.elapsed());
                     return Ok(Answered::new(head, connection, flight, charge));
                 }
                 // It never left: it may go again, whatever it asks for.

@@ -34,6 +34,7 @@ use super::limits::STALL;
 use super::listen::Visit;
 use super::reading::Answered;
 use super::timer::Timer;
+use super::trace::Trace;
 
 /// From its first byte to its last a head takes no longer; a client that sends byte after byte holds a connection for it.
 const HEAD: Duration = Duration::from_secs(20);
@@ -83,8 +84,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, strea
             Next::Over => return client.close(false).await,
             Next::Refused(refusal) => refusal,
             Next::Request => match client.take(&visit) {
-                Ok(course) => {
-                    if client.answer(&visit, course).await {
+                Ok((course, trace)) => {
+                    if client.answer(&visit, course, trace).await {
                         continue;
                     }
                     return;
@@ -93,6 +94,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, strea
             },
         };
         client.request = Kind { persists: false, is_http_1_1: true, is_head: false };
+        visit.state.metrics.refuse();
         if client.write_own(&refusal.answer(), true).await.is_ok() {
             client.close(true).await;
         }
@@ -153,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 
     /// Takes the head that is there, and decides what becomes of the request.
-    fn take(&mut self, visit: &Visit) -> Result<Course, Refusal> {
+    fn take(&mut self, visit: &Visit) -> Result<(Course, Trace), Refusal> {
         let mut room = http1::room();
         let (head, length) = match RequestHead::parse(self.buffer.data(), &mut room) {
             Ok(Some(parsed)) => parsed,
@@ -163,20 +165,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         let request =
             Kind { persists: head.persists, is_http_1_1: head.is_http_1_1, is_head: head.method == "HEAD" };
         let (body, expects_continue) = (head.body, head.expects_continue);
-        let (course, allowed) = forward::course(visit, &head);
+        let (course, trace, allowed) = forward::course(visit, &head);
         self.buffer.consume(length);
         self.request = request;
         self.body = Inbound::new(body);
         self.word = if expects_continue { b"HTTP/1.1 100 Continue\r\n\r\n" } else { b"" };
         self.pace = Pace::new(allowed);
-        Ok(course)
+        Ok((course, trace))
     }
 
     /// Answers a request; says whether the connection can have another one.
-    async fn answer(&mut self, visit: &Visit, course: Course) -> bool {
+    async fn answer(&mut self, visit: &Visit, course: Course, mut trace: Trace) -> bool {
         let answered = match course {
             Course::Own(own) => Err(own),
-            Course::To(errand) => match errand.run(self).await {
+            Course::To(errand) => match errand.run(self, &mut trace).await {
                 Ok(answered) => Ok(answered),
                 Err(Failed::Refused(refusal)) => Err(refusal.answer()),
                 Err(Failed::Left) => return false,
@@ -188,9 +190,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             || !self.word.is_empty() && !self.body.is_over()
             || self.body.left().is_none_or(|left| left > MOST_DISCARDED);
         let done = match answered {
-            Ok(answered) => self.pass_on(answered, closes).await,
-            Err(own) => self.write_own(&own, closes).await.map(|()| !closes),
+            Ok(answered) => self.pass_on(answered, closes, &mut trace).await,
+            Err(own) => {
+                trace.status = own.status;
+                trace.bytes = own.body.len() as u64;
+                self.write_own(&own, closes).await.map(|()| !closes)
+            }
         };
+        drop(trace);
         match done {
             Ok(true) if self.discard().await => true,
             Ok(true) => {
@@ -238,8 +245,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 
     /// Passes on a process's answer; says whether the connection can have another request.
-    async fn pass_on(&mut self, answered: Answered, closes: bool) -> io::Result<bool> {
-        let Answered { lines: mut head, length, body, .. } = answered;
+    async fn pass_on(&mut self, answered: Answered, closes: bool, trace: &mut Trace) -> io::Result<bool> {
+        let Answered { status, lines: mut head, length, body } = answered;
+        trace.status = status;
         let chunked = length == Length::Chunked;
         let closes = closes || length == Length::UntilClose || chunked && !self.request.is_http_1_1;
         if chunked && self.request.is_http_1_1 {
@@ -258,8 +266,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                 };
                 if at == 0 && more == Some(true) && head.len() + body.portion().len() <= JOINED {
                     let portion = body.portion();
+                    let count = portion.len();
                     head.extend_from_slice(portion);
-                    body.took(portion.len());
+                    body.took(count);
+                    trace.bytes += count as u64;
                     continue;
                 }
                 let head = head.get(at..).unwrap_or_default();
@@ -289,6 +299,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
                         let of_head = written.min(head.len());
                         at += of_head;
                         body.took(written - of_head);
+                        trace.bytes += (written - of_head) as u64;
                         since = None;
                     }
                     Poll::Pending => {

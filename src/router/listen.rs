@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -49,6 +50,8 @@ impl Complaint {
 pub(super) struct Listener {
     /// Whether `/_synapse/admin` is reachable on it.
     pub(super) admin: Cell<bool>,
+    /// Whether the router's metrics are.
+    metrics: Cell<bool>,
     /// Whether it takes nobody any more, and each who came in by it has one more answer.
     closed: watch::Sender<bool>,
 }
@@ -116,7 +119,11 @@ impl Listeners {
             }
         }
         for (address, socket) in fresh {
-            let listener = Rc::new(Listener { admin: Cell::new(false), closed: watch::Sender::new(false) });
+            let listener = Rc::new(Listener {
+                admin: Cell::new(false),
+                metrics: Cell::new(false),
+                closed: watch::Sender::new(false),
+            });
             let door = Door {
                 listener: Rc::clone(&listener),
                 state: Rc::clone(state),
@@ -130,6 +137,7 @@ impl Listeners {
         for settings in settings {
             if let Some(open) = self.open.borrow().get(&settings.address) {
                 open.listener.admin.set(settings.admin);
+                open.listener.metrics.set(settings.metrics);
             }
         }
         for Open { listener, accepting } in gone.into_values() {
@@ -173,11 +181,15 @@ struct Door {
 }
 
 /// Somebody who is in, until it is dropped.
-struct In(Rc<Notify>);
+struct In {
+    left: Rc<Notify>,
+    connections: Gauge,
+}
 
 impl Drop for In {
     fn drop(&mut self) {
-        self.0.notify_waiters();
+        self.connections.dec();
+        self.left.notify_waiters();
     }
 }
 
@@ -252,13 +264,15 @@ impl Door {
     fn admit(&self, stream: TcpStream, peer: IpAddr) {
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
+        self.state.metrics.connections.inc();
+        self.state.metrics.accepted.inc();
         let visit = Visit {
             listener: Rc::clone(&self.listener),
             state: Rc::clone(&self.state),
             end: self.end.clone(),
             longest_silence: self.longest_silence,
             peer: peer.to_canonical(),
-            _in: In(Rc::clone(&self.left)),
+            _in: In { left: Rc::clone(&self.left), connections: self.state.metrics.connections.clone() },
         };
         tokio::task::spawn_local(http1::serve(visit, stream));
     }
@@ -279,6 +293,11 @@ impl Visit {
     /// Whether `/_synapse/admin` is reachable for it.
     pub(super) fn admin(&self) -> bool {
         self.listener.admin.get()
+    }
+
+    /// Whether the router's metrics are.
+    pub(super) fn metrics(&self) -> bool {
+        self.listener.metrics.get()
     }
 
     /// Whether its next answer is the last one. An idle connection is not closed for it: a request may be on its way.

@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
 use tokio::task::LocalSet;
 
+mod access_log;
 mod answer;
 mod asker;
 mod buffer;
@@ -22,12 +23,14 @@ mod http1;
 mod inbound;
 mod limits;
 mod listen;
+mod metrics;
 mod outgoing;
 mod park;
 mod queue;
 mod reading;
 mod state;
 mod timer;
+mod trace;
 mod translate;
 mod upstream;
 
@@ -100,6 +103,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
             setup.control.set_nonblocking(true)?;
             let control = UnixListener::from_std(setup.control)?;
             tokio::task::spawn_local(upstream::close_idle(Rc::clone(&state)));
+            tokio::task::spawn_local(access_log::keep_up(Rc::clone(&state)));
             tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));
             tokio::pin!(stopped);
             tokio::select! {

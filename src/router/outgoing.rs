@@ -32,7 +32,7 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// One without fields yet. `again` if it may have to go again after it was sent.
-    pub(super) fn new(method: &str, target: &str, body: Length, again: bool) -> Self {
+    pub(super) fn new(method: &str, target: &str, body: Length, again: bool, arrived: Instant) -> Self {
         let mut head = Vec::with_capacity(1024);
         head.extend_from_slice(method.as_bytes());
         head.push(b' ');
@@ -46,7 +46,7 @@ impl Outgoing {
             is_head: method == "HEAD",
             chunked: body == Length::Chunked,
             kept: again.then(Vec::new),
-            arrived: Instant::now(),
+            arrived,
         }
     }
 

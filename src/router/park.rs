@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::topology::UnitName;
+
 use super::answer::Refusal;
 use super::charge::Charge;
 use super::charge::Choice;
@@ -45,6 +47,11 @@ impl<'a> Search<'a> {
     pub(super) fn new(charge: &'a Charge) -> Self {
         let deadline = Instant::now() + charge.state.parking.longest;
         Self { charge, refused: Vec::new(), turn: None, deadline }
+    }
+
+    /// How long it has waited, if it had to.
+    pub(super) fn waited(&self) -> Duration {
+        self.turn.map_or(Duration::ZERO, |turn| turn.since.elapsed())
     }
 
     pub(super) fn refused_by(&mut self, upstream: Rc<Upstream>) {
@@ -87,7 +94,11 @@ impl<'a> Search<'a> {
         let (go, gone) = oneshot::channel();
         let waiter = Waiter { choice: *choice, since: turn.since, go };
         state.queues.borrow_mut().add(pool, turn.arrival, waiter).map_err(|_| Refusal::Busy)?;
-        let _parked = Parked { charge: self.charge, turn };
+        let unit = state.owner(*choice);
+        if let Some(unit) = &unit {
+            state.metrics.waits(unit, 1);
+        }
+        let _parked = Parked { charge: self.charge, turn, unit };
         if self.turn.replace(turn).is_none() {
             self.charge.add(|counts| counts.parked += 1);
         }
@@ -104,11 +115,16 @@ impl<'a> Search<'a> {
 struct Parked<'a> {
     charge: &'a Charge,
     turn: Turn,
+    /// In whose depth it is counted.
+    unit: Option<UnitName>,
 }
 
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
         self.charge.state.queues.borrow_mut().remove(self.turn.arrival);
+        if let Some(unit) = &self.unit {
+            self.charge.state.metrics.waits(unit, -1);
+        }
         let waited = milliseconds(self.turn.since);
         self.charge.add(|counts| counts.longest_ms = counts.longest_ms.max(waited));
     }

@@ -24,8 +24,10 @@ use crate::wire::Incarnation;
 use crate::wire::ToRouter;
 
 use super::Parking;
+use super::access_log::AccessLog;
 use super::charge::Choice;
 use super::listen::Listeners;
+use super::metrics::Metrics;
 use super::park;
 use super::park::Waiter;
 use super::queue::Queues;
@@ -48,6 +50,8 @@ pub(super) struct State {
     /// When a router that was retired ends at the latest.
     retired: watch::Sender<Option<Instant>>,
     counted: RefCell<BTreeMap<UnitName, Counts>>,
+    pub(super) metrics: Metrics,
+    pub(super) access_log: AccessLog,
 }
 
 /// A table and what belongs to it.
@@ -90,6 +94,8 @@ impl State {
             supervisor: RefCell::default(),
             retired: watch::Sender::new(None),
             counted: RefCell::default(),
+            metrics: Metrics::new(),
+            access_log: AccessLog::default(),
         })
     }
 
@@ -130,7 +136,11 @@ impl State {
     }
 
     pub(super) fn count(&self, unit: UnitName, change: impl FnOnce(&mut Counts)) {
-        change(self.counted.borrow_mut().entry(unit).or_default());
+        let mut counted = self.counted.borrow_mut();
+        let counts = counted.entry(unit.clone()).or_default();
+        let before = *counts;
+        change(counts);
+        self.metrics.count(&unit, counts.since(before));
     }
 
     /// From now on this connection is the supervisor's.
@@ -162,7 +172,7 @@ impl State {
     /// When a socket cannot be used; then nothing was done.
     pub(super) async fn obey(self: &Rc<Self>, message: ToRouter, sockets: Vec<OwnedFd>) -> io::Result<()> {
         match message {
-            ToRouter::Table { topology, listeners, trusted_proxies, largest_upload } => {
+            ToRouter::Table { topology, listeners, trusted_proxies, largest_upload, access_log } => {
                 self.listeners.replace(&listeners, sockets, self).await?;
                 let sockets = topology
                     .units
@@ -187,6 +197,7 @@ impl State {
                 queues.rehome(routes.pools(), |waiter| waiter.choice.pool(routes));
                 drop(queues);
                 *self.table.borrow_mut() = Rc::new(known);
+                self.access_log.set(access_log);
                 self.tell(FromRouter::Accepting { addresses: self.listeners.addresses() });
             }
             ToRouter::Up { unit, incarnation } => self.admit(unit, incarnation),
@@ -241,7 +252,9 @@ impl State {
         }
         let socket = self.table.borrow().sockets.get(&unit).cloned();
         if let Some(socket) = socket {
-            let before = self.processes.borrow_mut().insert(unit, Upstream::new(incarnation, socket));
+            let metrics = self.metrics.of_unit(&unit);
+            let upstream = Upstream::new(unit.clone(), incarnation, socket, metrics);
+            let before = self.processes.borrow_mut().insert(unit, upstream);
             if let Some(before) = before {
                 before.end();
             }

@@ -38,6 +38,7 @@ use super::outgoing::Outgoing;
 use super::reading::Answered;
 use super::reading::Reading;
 use super::timer::Timer;
+use super::trace::Trace;
 
 /// Answers a request whose target is a path, and which names its host as HTTP/1.1 does.
 pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Response<Body> {
@@ -46,7 +47,7 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
     let visible = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     let is_path = target.starts_with('/') || target == "*" && head.method == "OPTIONS";
     if head.uri.authority().is_some() || !visible || !is_path {
-        return own(Refusal::BadTarget.answer());
+        return own(Refusal::BadTarget.answer(), None);
     }
     let fields = |name| head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
     let trusted = &visit.state.table().trusted_proxies;
@@ -57,7 +58,7 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
         None if body.is_end_stream() => Some(Length::Known(0)),
         None => Some(Length::Chunked),
     };
-    let Some(length) = length else { return own(Refusal::BadRequest.answer()) };
+    let Some(length) = length else { return own(Refusal::BadRequest.answer(), None) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let asked = Asked {
         method: head.method.as_str(),
@@ -67,23 +68,28 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
         body: length,
         client,
         admin: visit.admin(),
+        metrics: visit.metrics(),
     };
+    let mut trace = Trace::new(&visit.state, client.address, head.method.as_str(), target, "HTTP/2.0");
     let (choice, again, poll, allowed) = match forward::judge(&visit.state, &asked) {
-        Verdict::Own(answer) => return own(answer),
-        Verdict::To { choice, again, poll, allowed } => (choice, again, poll, allowed),
+        Verdict::Own(answer) => return own(answer, Some(trace)),
+        Verdict::To { class, choice, again, poll, allowed } => {
+            trace.class = class;
+            (choice, again, poll, allowed)
+        }
     };
-    let mut outgoing = Outgoing::new(head.method.as_str(), target, length, again);
+    let mut outgoing = Outgoing::new(head.method.as_str(), target, length, again, trace.started());
     for (name, value) in &head.headers {
         outgoing.field(name.as_str(), value.as_bytes());
     }
     outgoing.finish(client);
     let charge = Charge { state: Rc::clone(&visit.state), choice };
     let mut stream = Stream { body, portion: Bytes::new(), pace: Pace::new(allowed), timer: Timer::new() };
-    match (Errand { charge, outgoing, poll }).run(&mut stream).await {
-        Ok(answered) => pass_on(answered),
-        Err(Failed::Refused(refusal)) => own(refusal.answer()),
+    match (Errand { charge, outgoing, poll }).run(&mut stream, &mut trace).await {
+        Ok(answered) => pass_on(answered, trace),
+        Err(Failed::Refused(refusal)) => own(refusal.answer(), Some(trace)),
         // Nobody reads it.
-        Err(Failed::Left) => own(Refusal::BadRequest.answer()),
+        Err(Failed::Left) => own(Refusal::BadRequest.answer(), None),
     }
 }
 
@@ -133,7 +139,13 @@ impl Asker for Stream {
 }
 
 /// What a client of HTTP/2 gets.
-pub(super) enum Body {
+pub(super) struct Body {
+    content: Content,
+    /// Of a request that is over with it.
+    trace: Option<Trace>,
+}
+
+enum Content {
     Own(Bytes),
     Process(Reading),
 }
@@ -146,9 +158,9 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let data = match &mut *self {
-            Self::Own(bytes) => std::mem::take(bytes),
-            Self::Process(reading) => {
+        let data = match &mut self.content {
+            Content::Own(bytes) => std::mem::take(bytes),
+            Content::Process(reading) => {
                 if !ready!(reading.poll(context))? {
                     return Poll::Ready(None);
                 }
@@ -157,34 +169,41 @@ impl HttpBody for Body {
                 data
             }
         };
+        if let Some(trace) = &mut self.trace {
+            trace.bytes += data.len() as u64;
+        }
         Poll::Ready((!data.is_empty()).then_some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(bytes) => bytes.is_empty(),
-            Self::Process(reading) => reading.is_over(),
+        match &self.content {
+            Content::Own(bytes) => bytes.is_empty(),
+            Content::Process(reading) => reading.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Process(_) => SizeHint::default(),
+        match &self.content {
+            Content::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Process(_) => SizeHint::default(),
         }
     }
 }
 
-fn own(own: Own) -> Response<Body> {
-    let mut response = Response::new(Body::Own(Bytes::from(own.body)));
+fn own(own: Own, mut trace: Option<Trace>) -> Response<Body> {
+    if let Some(trace) = &mut trace {
+        trace.status = own.status;
+    }
+    let mut response = Response::new(Body { content: Content::Own(Bytes::from(own.body)), trace });
     *response.status_mut() = StatusCode::from_u16(own.status).unwrap_or_default();
     fields(&mut response, own.fields.as_bytes());
     response
 }
 
-fn pass_on(answered: Answered) -> Response<Body> {
+fn pass_on(answered: Answered, mut trace: Trace) -> Response<Body> {
     let Answered { status, lines, body, .. } = answered;
-    let mut response = Response::new(Body::Process(body));
+    trace.status = status;
+    let mut response = Response::new(Body { content: Content::Process(body), trace: Some(trace) });
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     let after_status = memchr::memchr(b'\n', &lines).map_or(0, |end| end + 1);
     fields(&mut response, lines.get(after_status..).unwrap_or_default());

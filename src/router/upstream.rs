@@ -11,9 +11,11 @@ use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::topology::UnitName;
 use crate::wire::Incarnation;
 
 use super::buffer::Buffer;
+use super::metrics::UnitMetrics;
 use super::state::State;
 
 /// Twisted's own limit for an idle connection is a minute; ours ends first, so that it is not reused as it closes.
@@ -55,7 +57,9 @@ enum Life {
 
 /// One process of a unit.
 pub(super) struct Upstream {
+    pub(super) unit: UnitName,
     pub(super) incarnation: Incarnation,
+    pub(super) metrics: RefCell<UnitMetrics>,
     socket: PathBuf,
     idle: RefCell<Vec<Idle>>,
     in_flight: Cell<usize>,
@@ -67,9 +71,16 @@ pub(super) struct Upstream {
 }
 
 impl Upstream {
-    pub(super) fn new(incarnation: Incarnation, socket: PathBuf) -> Rc<Self> {
+    pub(super) fn new(
+        unit: UnitName,
+        incarnation: Incarnation,
+        socket: PathBuf,
+        metrics: UnitMetrics,
+    ) -> Rc<Self> {
         Rc::new(Self {
+            unit,
             incarnation,
+            metrics: RefCell::new(metrics),
             socket,
             idle: RefCell::default(),
             in_flight: Cell::new(0),
@@ -170,6 +181,7 @@ impl Upstream {
     /// Counts a request from here until the guard is dropped.
     pub(super) fn enter(self: &Rc<Self>) -> InFlight {
         self.in_flight.set(self.in_flight.get() + 1);
+        self.metrics.borrow().in_flight.inc();
         InFlight(Rc::clone(self))
     }
 }
@@ -186,6 +198,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.0.metrics.borrow().in_flight.dec();
         self.0.tell_if_drained();
     }
 }

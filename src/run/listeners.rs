@@ -24,7 +24,7 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Held {
     socket: Arc<TcpListener>,
-    admin: bool,
+    settings: ListenerSettings,
 }
 
 /// Sockets that nobody is accepted from yet; closed when they are dropped.
@@ -34,9 +34,10 @@ pub(super) struct Bound(Vec<(SocketAddr, Arc<TcpListener>)>);
 impl Listeners {
     /// Takes the sockets of these addresses from what was kept for us.
     pub(super) fn take_back(&mut self, kept: &mut BTreeMap<SocketAddr, TcpListener>, listen: &[Listen]) {
-        for Listen { address, admin } in listen {
-            if let Some(socket) = kept.remove(address) {
-                self.held.insert(*address, Held { socket: Arc::new(socket), admin: *admin });
+        for listen in listen {
+            if let Some(socket) = kept.remove(&listen.address) {
+                self.held
+                    .insert(listen.address, Held { socket: Arc::new(socket), settings: settings(listen) });
             }
         }
     }
@@ -67,11 +68,12 @@ impl Listeners {
     pub(super) fn take(&mut self, bound: Bound, listen: &[Listen]) {
         for (address, socket) in bound.0 {
             store::keep_socket(&address.to_string(), &*socket);
-            self.held.insert(address, Held { socket, admin: false });
+            let settings = ListenerSettings { address, admin: false, metrics: false };
+            self.held.insert(address, Held { socket, settings });
         }
-        for Listen { address, admin } in listen {
-            if let Some(held) = self.held.get_mut(address) {
-                held.admin = *admin;
+        for listen in listen {
+            if let Some(held) = self.held.get_mut(&listen.address) {
+                held.settings = settings(listen);
             }
         }
     }
@@ -95,10 +97,7 @@ impl Listeners {
 
     /// All of them, as the router must know them.
     pub(super) fn all(&self) -> (Vec<ListenerSettings>, Vec<Arc<TcpListener>>) {
-        let settings = |(address, held): (&SocketAddr, &Held)| {
-            (ListenerSettings { address: *address, admin: held.admin }, Arc::clone(&held.socket))
-        };
-        self.held.iter().map(settings).unzip()
+        self.held.values().map(|held| (held.settings, Arc::clone(&held.socket))).unzip()
     }
 
     fn cannot_listen(&self, address: SocketAddr, error: &io::Error) -> String {
@@ -131,6 +130,10 @@ impl Listeners {
     }
 }
 
+const fn settings(listen: &Listen) -> ListenerSettings {
+    ListenerSettings { address: listen.address, admin: listen.admin, metrics: listen.metrics }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -138,7 +141,7 @@ mod tests {
     use super::*;
 
     fn at(address: SocketAddr) -> Listen {
-        Listen { address, admin: false }
+        Listen { address, admin: false, metrics: false }
     }
 
     /// An address that nobody has at this moment.
@@ -188,7 +191,7 @@ mod tests {
         // bound again while the router has it); kept for good.
         let (stays, goes) = (free(), free());
         let both = [at(stays), at(goes)];
-        let one = [Listen { address: stays, admin: true }];
+        let one = [Listen { admin: true, ..at(stays) }];
         let mut listeners = listening(&both);
         // The router's copies.
         let (_, router) = listeners.all();

@@ -169,6 +169,7 @@ impl Driver {
             listeners,
             trusted_proxies: self.running.config.trusted_proxies.clone(),
             largest_upload: self.running.config.max_upload_size(),
+            access_log: self.running.config.access_log,
         };
         router.link.tell_table(table, sockets);
     }

@@ -17,6 +17,12 @@ pub fn wall() -> u64 {
     clock_gettime(ClockId::CLOCK_REALTIME).map_or(0, |time| time.tv_sec().unsigned_abs())
 }
 
+/// The same in milliseconds, for logs.
+pub fn wall_ms() -> i64 {
+    clock_gettime(ClockId::CLOCK_REALTIME)
+        .map_or(0, |time| time.tv_sec().saturating_mul(1_000).saturating_add(time.tv_nsec() / 1_000_000))
+}
+
 /// Whether somebody keeps the machine's clock right, as the kernel was told (adjtimex(2)).
 ///
 /// # Errors

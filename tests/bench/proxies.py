@@ -73,9 +73,10 @@ class Synvisor(Proxy):
         table = {
             "type": "table",
             "topology": topology(self.sockets),
-            "listeners": [{"address": f"127.0.0.1:{self.port}", "admin": False}],
+            "listeners": [{"address": f"127.0.0.1:{self.port}", "admin": False, "metrics": True}],
             "trusted_proxies": [],
             "largest_upload": 100 << 20,
+            "access_log": "off",
         }
         self.supervisor = socket.socket(socket.AF_UNIX)
         self.supervisor.connect(str(control))

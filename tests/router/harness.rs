@@ -137,6 +137,7 @@ impl Harness {
         let settings = |(socket, admin): &(TcpListener, bool)| ListenerSettings {
             address: socket.local_addr().unwrap(),
             admin: *admin,
+            metrics: *admin,
         };
         let listeners = self.sockets.iter().map(settings).collect();
         let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
@@ -145,6 +146,7 @@ impl Harness {
             listeners,
             trusted_proxies,
             largest_upload: 100 << 20,
+            access_log: synvisor::config::AccessLog::Off,
         };
         serde_json::to_string(&table).unwrap() + "\n"
     }

@@ -91,6 +91,7 @@ impl Parser<'_> {
         let mut python = root.table("python", keys::python(), problems);
         let mut secrets = root.table("secrets", keys::secrets(), problems);
         let mut supervisor = root.table("supervisor", keys::supervisor(), problems);
+        let mut router = root.table("router", keys::router(), problems);
         let mut listen = root.tables("listen", &keys::listen(), problems).unwrap_or_default();
         let settings = root.table("synapse", keys::settings("synapse"), problems);
         let mut units = any.named_tables(keys::unit, problems);
@@ -112,10 +113,11 @@ impl Parser<'_> {
             synapse: self.synapse(&settings, &dirs),
             workers: counts,
             unknown_streams: Stream::ALL.into_iter().filter(|stream| self.lacks(*stream)).collect(),
+            access_log: self.access_log(&mut router),
             supervisor: dirs,
         };
         self.check_sockets(&supervisor, &partial);
-        let mut tables = vec![root, workers, database, redis, python, secrets, supervisor];
+        let mut tables = vec![root, workers, database, redis, python, router, secrets, supervisor];
         tables.extend(listen);
         let ours = tables.iter().flat_map(|table| table.effective.iter().cloned());
         let of_units = units.iter().flat_map(|(_, table)| table.effective.iter().cloned());

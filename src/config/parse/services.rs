@@ -1,5 +1,6 @@
 //! `[database]`, `[redis]`, `[python]`, `[[listen]]`: what is around the processes of Synapse.
 
+use super::super::AccessLog;
 use super::super::Database;
 use super::super::Endpoint;
 use super::super::ExternalDatabase;
@@ -12,6 +13,7 @@ use super::super::check;
 use super::super::effective::Origin;
 use super::super::keys;
 use super::super::problem::Problem;
+use super::super::reader::Found;
 use super::super::reader::Reader;
 use super::super::recipe::Recipe;
 use super::super::secret::SecretSource;
@@ -135,6 +137,7 @@ impl Parser<'_> {
         for table in tables {
             let address = table.text("address", &mut self.problems);
             let admin = table.truth("admin", &mut self.problems);
+            let metrics = table.truth("metrics", &mut self.problems);
             if root.has("listen") && !table.has("address") {
                 let remedy = "write an address and a port, like address = \"127.0.0.1:8008\"";
                 self.error(table.place("address"), "address is missing in [[listen]]", remedy);
@@ -155,8 +158,22 @@ impl Parser<'_> {
                 let remedy = "listen on 127.0.0.1, or see to it that only administrators reach this address";
                 self.problems.push(Problem::warning(admin.place.clone(), what, remedy));
             }
-            listen.push(Listen { address, admin: admin.is_some_and(|admin| admin.value) });
+            if let Some(metrics) =
+                metrics.as_ref().filter(|metrics| metrics.value && !address.ip().is_loopback())
+            {
+                let what = format!("the router's metrics can be read by whoever reaches {address}");
+                let remedy = "listen on 127.0.0.1, or see to it that only Prometheus reaches this address";
+                self.problems.push(Problem::warning(metrics.place.clone(), what, remedy));
+            }
+            let is_set = |found: Option<Found<bool>>| found.is_some_and(|found| found.value);
+            listen.push(Listen { address, admin: is_set(admin), metrics: is_set(metrics) });
         }
         listen
+    }
+
+    pub(super) fn access_log(&mut self, reader: &mut Reader<'_, '_>) -> AccessLog {
+        let found = reader.text("access_log", &mut self.problems);
+        let named = |name: &str| AccessLog::ALL.into_iter().find(|format| format.name() == name);
+        found.and_then(|found| named(&found.value)).unwrap_or_default()
     }
 }
