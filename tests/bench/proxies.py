@@ -74,7 +74,8 @@ class Synvisor(Proxy):
             "type": "table",
             "topology": topology(self.sockets),
             "listeners": [{"address": f"127.0.0.1:{self.port}", "admin": False, "metrics": True}],
-            "trusted_proxies": [],
+            # As by default.
+            "trusted_proxies": ["127.0.0.0/8", "::1/128"],
             "largest_upload": 100 << 20,
             "access_log": "off",
         }
