@@ -13,7 +13,7 @@ help:
 	@echo "make deb, make rpm build the package in target/package/, with a static binary"
 	@echo "make test-system   test the service under systemd, in a Debian of its own (needs root)"
 	@echo "make soak          kill, stop, restart and reload at random under load for a while (MINUTES=10; SEED=n repeats it)"
-	@echo "make fuzz          fuzz the configuration for a while (RUNS=-1: until Ctrl-C)"
+	@echo "make fuzz          fuzz the configuration, request heads, chunks and X-Matrix for a while (RUNS=-1: until Ctrl-C)"
 	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning, and routing"
 	@echo "                   (OPTIONS='--setup one-of-each --rounds 1' for some of it; see --help)"
 	@echo "make bench-router  measure the router against nginx, HAProxy and Caddy (OPTIONS='--only small --rounds 2' for some of it)"
@@ -58,14 +58,18 @@ FUZZ := CARGO_TARGET_DIR=target/fuzz RUSTFLAGS="$(COVERAGE)" $(CARGO) build --re
 RUNS ?= 50000
 
 fuzz:
-	@echo "building the fuzz target (a minute, once)"
+	@echo "building the fuzz targets (a minute, once)"
 	$(FUZZ)
-	@mkdir -p target/fuzz/corpus/config target/fuzz/seeds
-	@cp tests/config/bad/*.toml config/examples/*.toml config/synvisor.toml target/fuzz/seeds
-	@echo "fuzzing the configuration, $(RUNS) inputs"
-	@target/fuzz/$(HOST)/release/config -seed=1 -runs=$(RUNS) -max_len=4096 -verbosity=0 \
-		-artifact_prefix=target/fuzz/ target/fuzz/corpus/config target/fuzz/seeds >target/fuzz/config.log 2>&1 \
-		|| { tail -n 40 target/fuzz/config.log; exit 1; }
+	@mkdir -p target/fuzz/seeds/config
+	@cp tests/config/bad/*.toml config/examples/*.toml config/synvisor.toml target/fuzz/seeds/config
+	@cp -r tests/fuzz/seeds/. target/fuzz/seeds
+	@for target in config request chunks origin; do \
+		echo "fuzzing $$target, $(RUNS) inputs"; \
+		mkdir -p target/fuzz/corpus/$$target; \
+		target/fuzz/$(HOST)/release/$$target -seed=1 -runs=$(RUNS) -max_len=4096 -verbosity=0 \
+			-artifact_prefix=target/fuzz/ target/fuzz/corpus/$$target target/fuzz/seeds/$$target >target/fuzz/$$target.log 2>&1 \
+			|| { tail -n 40 target/fuzz/$$target.log; exit 1; }; \
+	done
 
 # What is shipped needs no library of the machine that it runs on; a test looks at the symbols.
 STATIC := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=none \

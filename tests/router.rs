@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests may panic")]
 
 use std::io::Read;
+use std::num::NonZero;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ mod parking;
 mod replay;
 #[path = "router/retire.rs"]
 mod retire;
+#[path = "router/threads.rs"]
+mod threads;
 
 use harness::Harness;
 use harness::OK;
@@ -183,6 +186,7 @@ fn the_end_may_come_before_the_first_table() {
         longest_silence: Duration::ZERO,
         parking: Parking::default(),
         without_parking: false,
+        threads: NonZero::<usize>::MIN,
     };
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

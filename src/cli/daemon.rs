@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::io::ErrorKind;
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -103,6 +104,12 @@ pub(super) struct RouterArguments {
     without_parking: bool,
 }
 
+/// One for each CPU that we may run on; more than a few would serve a homeserver that there is not.
+fn threads() -> NonZero<usize> {
+    const MOST: NonZero<usize> = NonZero::new(8).unwrap();
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN).min(MOST)
+}
+
 pub(super) fn router(arguments: RouterArguments) -> Exit {
     let inherited = process::inherited(2)
         .and_then(|inherited| Ok(<[OwnedFd; 2]>::try_from(inherited).map_err(|_| ErrorKind::InvalidInput)?));
@@ -126,6 +133,7 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
         longest_silence: router::LONGEST_SILENCE,
         parking: router::Parking::default(),
+        threads: threads(),
         without_parking: arguments.without_parking,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

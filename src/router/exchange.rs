@@ -20,6 +20,7 @@ use crate::http1::Length;
 use crate::http1::ResponseHead;
 
 use super::asker::Asker;
+use super::buffer::LARGEST_HEAD;
 use super::outgoing::Outgoing;
 use super::upstream::Connection;
 use super::upstream::Upstream;
@@ -268,6 +269,7 @@ fn poll_head(
                     connection.buffer.consume(length);
                     continue;
                 }
+                Read::Part if connection.buffer.is_full() => return Poll::Ready(Err(too_large())),
                 Read::Part => {}
             }
         }
@@ -278,6 +280,10 @@ fn poll_head(
             )));
         }
     }
+}
+
+fn too_large() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the head of its answer is too large")
 }
 
 enum Read {
@@ -292,6 +298,9 @@ fn read_head(data: &[u8], to_head: bool) -> io::Result<Read> {
     let parsed =
         parsed.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "its answer is none of HTTP/1"))?;
     let Some((head, length)) = parsed else { return Ok(Read::Part) };
+    if length > LARGEST_HEAD {
+        return Err(too_large());
+    }
     if head.is_interim() {
         return Ok(Read::Interim(length));
     }

@@ -24,6 +24,7 @@ use super::answer::Own;
 use super::answer::Refusal;
 use super::asker::Asker;
 use super::buffer::Buffer;
+use super::buffer::LARGEST_HEAD;
 use super::forward;
 use super::forward::Course;
 use super::forward::Failed;
@@ -158,6 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     fn take(&mut self, visit: &Visit) -> Result<(Course, Trace), Refusal> {
         let mut room = http1::room();
         let (head, length) = match RequestHead::parse(self.buffer.data(), &mut room) {
+            Ok(Some((_, length))) if length > LARGEST_HEAD => return Err(Refusal::HeadTooLarge),
             Ok(Some(parsed)) => parsed,
             Ok(None) => return Err(Refusal::BadRequest),
             Err(bad) => return Err(refusal(bad)),

@@ -208,7 +208,7 @@ impl Door {
             tokio::pin!(left);
             // From here on nothing is missed.
             left.as_mut().enable();
-            let limit = descriptors::limit();
+            let limit = descriptors::limit() / self.state.threads as u64;
             // The others who hold it are the listeners and their doors.
             let inside = Rc::strong_count(&self.left) - 1 - self.state.listeners.open.borrow().len();
             if (inside as u64) < most_in(limit) {

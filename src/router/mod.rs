@@ -3,11 +3,15 @@
 //! All untrusted input ends here; it knows no secret and reads no file.
 
 use std::io;
+use std::num::NonZero;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
 mod access_log;
@@ -29,6 +33,7 @@ mod park;
 mod queue;
 mod reading;
 mod state;
+mod team;
 mod timer;
 mod trace;
 mod translate;
@@ -37,7 +42,11 @@ mod upstream;
 pub use exchange::RESPONSE;
 pub use forward::REPLAY_WITHIN;
 
+use metrics::Metrics;
 use state::State;
+use team::Answer;
+use team::Order;
+use team::Team;
 
 /// After an accept that failed, mostly for want of descriptors: some will be free again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -57,6 +66,8 @@ pub struct RouterSetup {
     /// How long a client may take for the head of its next request, whether or not a successor has taken over.
     pub longest_silence: Duration,
     pub parking: Parking,
+    /// How many threads serve, each with connections of its own.
+    pub threads: NonZero<usize>,
     /// For comparison: nobody waits, nothing that was sent is sent again, a drain is over at once.
     pub without_parking: bool,
 }
@@ -64,7 +75,7 @@ pub struct RouterSetup {
 /// The bounds of waiting for a process that is away.
 #[derive(Clone, Copy, Debug)]
 pub struct Parking {
-    /// Requests that wait at once for one pool of processes: each holds a connection and some memory.
+    /// Requests that wait at once for one pool of processes, on each thread: each holds a connection and some memory.
     pub most: usize,
     /// How long one waits.
     pub longest: Duration,
@@ -94,31 +105,129 @@ pub async fn run(setup: RouterSetup) -> io::Result<()> {
 /// long as it was given for those.
 ///
 /// # Errors
-/// When a socket cannot be used.
+/// When a socket cannot be used, or a thread cannot be had.
 pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io::Result<()> {
+    let RouterSetup {
+        control,
+        allowed_uids,
+        drain_timeout,
+        longest_silence,
+        parking,
+        without_parking,
+        threads,
+    } = setup;
+    let threads = threads.get();
+    let share = Share {
+        parking,
+        without_parking,
+        longest_silence,
+        drain_timeout,
+        threads,
+        metrics: Arc::new(Metrics::new()),
+    };
+    let (answers, heard) = mpsc::unbounded_channel();
+    let mut orders = Vec::new();
+    let mut others = Vec::new();
+    for number in 2..=threads {
+        let (order, told) = mpsc::unbounded_channel();
+        orders.push(order);
+        others.push(thread(number, share.clone(), told, answers.clone())?);
+    }
+    let (order, told) = mpsc::unbounded_channel();
+    orders.push(order);
     let local = LocalSet::new();
     local
         .run_until(async {
-            let state = State::new(setup.parking, setup.without_parking, setup.longest_silence);
-            setup.control.set_nonblocking(true)?;
-            let control = UnixListener::from_std(setup.control)?;
-            tokio::task::spawn_local(upstream::close_idle(Rc::clone(&state)));
-            tokio::task::spawn_local(access_log::keep_up(Rc::clone(&state)));
-            tokio::task::spawn_local(control::serve(control, setup.allowed_uids, Rc::clone(&state)));
-            tokio::pin!(stopped);
+            control.set_nonblocking(true)?;
+            let control = UnixListener::from_std(control)?;
+            let team = Team::new(orders.clone());
+            tokio::task::spawn_local(control::serve(control, allowed_uids, team, heard));
+            let own = share.work(told, answers);
+            tokio::pin!(own, stopped);
             tokio::select! {
-                () = &mut stopped => {}
-                limit = state.retired() => tokio::select! {
-                    () = &mut stopped => {}
-                    () = state.listeners.gone() => return Ok(()),
-                    () = tokio::time::sleep_until(limit) => return Ok(()),
-                },
+                () = &mut stopped => {
+                    for order in &orders {
+                        let _ = order.send(Order::Stop);
+                    }
+                    own.await;
+                }
+                () = &mut own => {}
             }
-            state.listeners.stop();
-            let _ = tokio::time::timeout(setup.drain_timeout, state.listeners.gone()).await;
+            for ended in others {
+                let _ = ended.await;
+            }
             Ok(())
         })
         .await
+}
+
+/// What each thread has of the whole.
+#[derive(Clone)]
+struct Share {
+    parking: Parking,
+    without_parking: bool,
+    longest_silence: Duration,
+    drain_timeout: Duration,
+    threads: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// Starts a thread; what it returns resolves when that has ended.
+fn thread(
+    number: usize,
+    share: Share,
+    told: mpsc::UnboundedReceiver<Order>,
+    answers: mpsc::UnboundedSender<Answer>,
+) -> io::Result<oneshot::Receiver<()>> {
+    let (end, ended) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("router-{number}")).spawn(move || {
+        let _end = end;
+        LocalSet::new().block_on(&runtime, share.work(told, answers));
+    })?;
+    Ok(ended)
+}
+
+impl Share {
+    /// Serves clients as it is told, until there are none any more.
+    async fn work(self, told: mpsc::UnboundedReceiver<Order>, answers: mpsc::UnboundedSender<Answer>) {
+        let drain_timeout = self.drain_timeout;
+        let state = State::new(self, answers);
+        let (stop, mut stopped) = oneshot::channel();
+        tokio::task::spawn_local(upstream::close_idle(Rc::clone(&state)));
+        tokio::task::spawn_local(access_log::keep_up(Rc::clone(&state)));
+        tokio::task::spawn_local(obey(Rc::clone(&state), told, stop));
+        tokio::select! {
+            _ = &mut stopped => {
+                state.listeners.stop();
+                let _ = tokio::time::timeout(drain_timeout, state.listeners.gone()).await;
+            }
+            limit = state.retired() => tokio::select! {
+                _ = &mut stopped => {
+                    state.listeners.stop();
+                    let _ = tokio::time::timeout(drain_timeout, state.listeners.gone()).await;
+                }
+                () = state.listeners.gone() => {}
+                () = tokio::time::sleep_until(limit) => {}
+            },
+        }
+        state.access_log.flush();
+    }
+}
+
+/// Does what a thread is told, until it is to stop.
+async fn obey(state: Rc<State>, mut told: mpsc::UnboundedReceiver<Order>, stop: oneshot::Sender<()>) {
+    let mut stop = Some(stop);
+    while let Some(order) = told.recv().await {
+        match order {
+            Order::Obey { number, message, descriptors } => {
+                if let Err(error) = state.obey(number, message, descriptors).await {
+                    state.answer(number, Err(error));
+                }
+            }
+            Order::Stop => drop(stop.take()),
+        }
+    }
 }
 
 fn on_signal(signal: i32) -> io::Result<tokio::net::UnixStream> {

@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -24,6 +25,7 @@ use crate::wire::Incarnation;
 use crate::wire::ToRouter;
 
 use super::Parking;
+use super::Share;
 use super::access_log::AccessLog;
 use super::charge::Choice;
 use super::listen::Listeners;
@@ -31,6 +33,7 @@ use super::metrics::Metrics;
 use super::park;
 use super::park::Waiter;
 use super::queue::Queues;
+use super::team::Answer;
 use super::upstream::Upstream;
 
 /// Shared by every task of the router, which all run on one thread.
@@ -46,11 +49,13 @@ pub(super) struct State {
     pub(super) queues: RefCell<Queues<Waiter>>,
     turn: Cell<u64>,
     pub(super) listeners: Listeners,
-    supervisor: RefCell<Option<mpsc::UnboundedSender<FromRouter>>>,
+    /// How many share the work, and what only one of them may use up.
+    pub(super) threads: usize,
+    answers: mpsc::UnboundedSender<Answer>,
     /// When a router that was retired ends at the latest.
     retired: watch::Sender<Option<Instant>>,
     counted: RefCell<BTreeMap<UnitName, Counts>>,
-    pub(super) metrics: Metrics,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) access_log: AccessLog,
 }
 
@@ -74,7 +79,7 @@ impl Known {
 }
 
 impl State {
-    pub(super) fn new(parking: Parking, without_parking: bool, longest_silence: Duration) -> Rc<Self> {
+    pub(super) fn new(share: Share, answers: mpsc::UnboundedSender<Answer>) -> Rc<Self> {
         let nothing = crate::topology::Topology { units: Vec::new() };
         let empty = Known {
             routes: RouteTable::of(&nothing),
@@ -86,15 +91,16 @@ impl State {
             table: RefCell::new(Rc::new(empty)),
             processes: RefCell::default(),
             present: RefCell::default(),
-            parking,
-            without_parking,
-            queues: RefCell::new(Queues::new(parking.most)),
+            parking: share.parking,
+            without_parking: share.without_parking,
+            queues: RefCell::new(Queues::new(share.parking.most)),
             turn: Cell::new(0),
-            listeners: Listeners::new(longest_silence),
-            supervisor: RefCell::default(),
+            listeners: Listeners::new(share.longest_silence),
+            threads: share.threads,
+            answers,
             retired: watch::Sender::new(None),
             counted: RefCell::default(),
-            metrics: Metrics::new(),
+            metrics: share.metrics,
             access_log: AccessLog::default(),
         })
     }
@@ -143,11 +149,6 @@ impl State {
         self.metrics.count(&unit, counts.since(before));
     }
 
-    /// From now on this connection is the supervisor's.
-    pub(super) fn adopt(&self, supervisor: mpsc::UnboundedSender<FromRouter>) {
-        *self.supervisor.borrow_mut() = Some(supervisor);
-    }
-
     /// Resolves when it is retired, with the time when it ends at the latest.
     pub(super) async fn retired(&self) -> Instant {
         let mut retired = self.retired.subscribe();
@@ -159,18 +160,26 @@ impl State {
         }
     }
 
-    fn tell(&self, message: FromRouter) {
-        if let Some(supervisor) = &*self.supervisor.borrow() {
-            // A supervisor that is gone asks again when it is back.
-            let _ = supervisor.send(message);
-        }
+    /// Answers what was said under this number.
+    pub(super) fn answer(&self, number: u64, said: io::Result<FromRouter>) {
+        // Without a connection to the supervisor nobody is left to hear it.
+        let _ = self.answers.send((number, said));
+    }
+
+    fn tell(&self, number: u64, message: FromRouter) {
+        self.answer(number, Ok(message));
     }
 
     /// Does what the supervisor says; `sockets` came with it.
     ///
     /// # Errors
     /// When a socket cannot be used; then nothing was done.
-    pub(super) async fn obey(self: &Rc<Self>, message: ToRouter, sockets: Vec<OwnedFd>) -> io::Result<()> {
+    pub(super) async fn obey(
+        self: &Rc<Self>,
+        number: u64,
+        message: ToRouter,
+        sockets: Vec<OwnedFd>,
+    ) -> io::Result<()> {
         match message {
             ToRouter::Table { topology, listeners, trusted_proxies, largest_upload, access_log } => {
                 self.listeners.replace(&listeners, sockets, self).await?;
@@ -198,7 +207,7 @@ impl State {
                 drop(queues);
                 *self.table.borrow_mut() = Rc::new(known);
                 self.access_log.set(access_log);
-                self.tell(FromRouter::Accepting { addresses: self.listeners.addresses() });
+                self.tell(number, FromRouter::Accepting { addresses: self.listeners.addresses() });
             }
             ToRouter::Up { unit, incarnation } => self.admit(unit, incarnation),
             ToRouter::Down { unit } => {
@@ -206,15 +215,17 @@ impl State {
                     upstream.end();
                 }
             }
-            ToRouter::Drain { unit, incarnation } => self.drain(unit, incarnation),
+            ToRouter::Drain { unit, incarnation } => self.drain(number, unit, incarnation),
             ToRouter::Retire { limit_ms } => {
                 self.listeners.retire().await;
                 // Told again by another supervisor, it keeps its limit.
                 let limit = Instant::now() + Duration::from_millis(limit_ms);
                 self.retired.send_modify(|until| *until = until.or(Some(limit)));
-                self.tell(FromRouter::Accepting { addresses: Vec::new() });
+                self.tell(number, FromRouter::Accepting { addresses: Vec::new() });
             }
-            ToRouter::Count { ticket } => self.tell(FromRouter::Counts { ticket, counts: self.counts() }),
+            ToRouter::Count { ticket } => {
+                self.tell(number, FromRouter::Counts { ticket, counts: self.counts() })
+            }
         }
         let table = self.table();
         let members = table.routes.members();
@@ -265,10 +276,10 @@ impl State {
         self.processes.borrow().get(unit).filter(|upstream| upstream.incarnation == incarnation).cloned()
     }
 
-    fn drain(self: &Rc<Self>, unit: UnitName, incarnation: Incarnation) {
+    fn drain(self: &Rc<Self>, number: u64, unit: UnitName, incarnation: Incarnation) {
         let upstream = self.process(&unit, incarnation);
         let state = Rc::clone(self);
-        let done = move || state.tell(FromRouter::Drained { unit, incarnation });
+        let done = move || state.tell(number, FromRouter::Drained { unit, incarnation });
         match upstream {
             Some(upstream) if self.without_parking => {
                 upstream.drain(|| ());

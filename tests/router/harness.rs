@@ -7,6 +7,7 @@ use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::num::NonZero;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
@@ -75,6 +76,23 @@ impl Harness {
         drain_timeout: Duration,
         longest_silence: Duration,
     ) -> Self {
+        Self::start(workers, parking, without_parking, drain_timeout, longest_silence, 1)
+    }
+
+    /// One that serves with several threads.
+    pub(crate) fn of_threads(threads: usize) -> Self {
+        let parking = Parking { most: 30, longest: PATIENCE };
+        Self::start("generic = 1\ntyping = 1", parking, false, PATIENCE, PATIENCE, threads)
+    }
+
+    fn start(
+        workers: &str,
+        parking: Parking,
+        without_parking: bool,
+        drain_timeout: Duration,
+        longest_silence: Duration,
+        threads: usize,
+    ) -> Self {
         // Compiling the rules takes seconds in a debug build; no time-out of a test is to run meanwhile.
         let _ = synvisor::route::Rules::get();
         let directory = tempfile::tempdir().unwrap();
@@ -93,6 +111,7 @@ impl Harness {
             longest_silence,
             parking,
             without_parking,
+            threads: NonZero::new(threads).unwrap(),
         };
         let (alive, end) = mpsc::channel();
         let thread = std::thread::spawn(move || {

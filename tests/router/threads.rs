@@ -1,0 +1,80 @@
+//! Several threads that are one router to everybody else.
+
+use std::time::Duration;
+
+use synvisor::wire::FromRouter;
+use synvisor::wire::ToRouter;
+
+use super::harness::Harness;
+use super::harness::OK;
+use super::harness::TYPING;
+use super::harness::VERSIONS;
+use super::harness::accept;
+
+#[test]
+fn a_drain_is_over_when_it_is_on_every_thread() {
+    // Mutations, each seen red: the first thread's answer passed on; only one thread told who is up (requests wait for ever).
+    let mut harness = Harness::of_threads(3);
+    let generic = harness.up("generic-1", 1);
+    harness.table();
+    let mut clients: Vec<_> =
+        (0..12).map(|_| harness.request("POST", "/_matrix/client/v3/keys/query")).collect();
+    let mut servers: Vec<_> = clients.iter().map(|_| accept(&generic)).collect();
+    let drained = harness.drain("generic-1", 1);
+    for server in &mut servers {
+        server.head();
+        // It tells of itself if the drain is taken for over while others have not been answered.
+        harness.supervisor.get_ref().set_nonblocking(true).unwrap();
+        let told = std::io::BufRead::fill_buf(&mut harness.supervisor).map(<[u8]>::len);
+        assert!(told.is_err(), "it is over before its end");
+        harness.supervisor.get_ref().set_nonblocking(false).unwrap();
+        server.send(OK);
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().1, "ok");
+    }
+    assert_eq!(harness.hear(), drained);
+}
+
+#[test]
+fn counts_are_those_of_all_threads_and_who_waits_anywhere_goes() {
+    // Mutation: the counts of one thread taken for all: seen red.
+    let mut harness = Harness::of_threads(3);
+    let mut clients: Vec<_> = (0..12).map(|_| harness.request("PUT", TYPING)).collect();
+    harness.parked("typing-1", 12);
+    let typing = harness.up("typing-1", 1);
+    let answering = std::thread::spawn(move || {
+        for _ in 0..12 {
+            let mut server = accept(&typing);
+            server.head();
+            server.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+        }
+    });
+    for client in &mut clients {
+        assert_eq!(client.response().1, "ok");
+    }
+    answering.join().unwrap();
+}
+
+#[test]
+fn all_threads_retire_and_end() {
+    // Mutation: only the first thread told to retire: seen red.
+    let mut harness = Harness::of_threads(3);
+    let generic = harness.up("generic-1", 1);
+    harness.table();
+    let mut clients: Vec<_> = (0..12).map(|_| harness.request("GET", VERSIONS)).collect();
+    let mut servers: Vec<_> = clients.iter().map(|_| accept(&generic)).collect();
+    harness.tell(&ToRouter::Retire { limit_ms: 3_600_000 });
+    assert_eq!(harness.hear(), FromRouter::Accepting { addresses: Vec::new() });
+    for server in &mut servers {
+        server.head();
+        server.send(OK);
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().1, "ok");
+        assert!(client.is_over());
+    }
+    drop(clients);
+    let ended = harness.end.recv_timeout(Duration::from_secs(10));
+    assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
