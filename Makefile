@@ -147,7 +147,7 @@ bench: venv
 
 bench-router: venv
 	$(CARGO) build --release --locked
-	$(CARGO) build --release --locked --example backend
+	CARGO_TARGET_DIR=target/backend $(CARGO) build --release --locked --quiet --manifest-path tests/bench/backend/Cargo.toml
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.router $(OPTIONS)
 
 fmt:
