@@ -149,9 +149,10 @@ bench: venv
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.reload
 	$(CARGO) bench --locked --bench route
 
+# A profile without names says little.
 bench-router: venv
-	$(CARGO) build --release --locked
-	$(CARGO) build --release --locked --example backend
+	$(CARGO) $(if $(findstring --profile,$(OPTIONS)),rustc --release --locked --bin synvisor -- -C strip=none,build --release --locked)
+	CARGO_TARGET_DIR=target/backend $(CARGO) build --release --locked --quiet --manifest-path tests/bench/backend/Cargo.toml
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.router $(OPTIONS)
 
 fmt:

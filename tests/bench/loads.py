@@ -54,7 +54,7 @@ class Backend:
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "counts"
-        command = [ROOT / "target" / "release" / "examples" / "backend", directory, *units()]
+        command = [ROOT / "target" / "backend" / "release" / "backend", directory, *units()]
         self.process = subprocess.Popen([str(word) for word in command], stdin=subprocess.DEVNULL)
         try:
             wait_for("the backend listens", lambda: True if self.path.exists() else None, 30)

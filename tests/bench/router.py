@@ -220,11 +220,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=names, help="only this part (may be repeated)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each proxy (5)")
     parser.add_argument("--seconds", type=float, default=3, help="of load for each turn (3)")
-    parser.add_argument(
-        "--profile",
-        action="store_true",
-        help="show where synvisor's CPU time goes; its names need CARGO_PROFILE_RELEASE_STRIP=none",
-    )
+    parser.add_argument("--profile", action="store_true", help="show by perf where synvisor's CPU time goes")
     parser.add_argument("--cpu", type=int, default=max(os.sched_getaffinity(0)), help="where all of it runs")
     arguments = parser.parse_args()
     # A proxy that lives when this is ended would live on.
