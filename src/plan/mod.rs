@@ -178,6 +178,7 @@ fn finish(old: &Deployment, new: &Deployment, steps: Vec<Step>) -> Plan {
         changes: notes::changes(old, new),
         router: old.topology != new.topology
             || old.config.listen != new.config.listen
+            || notes::certificates(old, new).next().is_some()
             || old.config.trusted_proxies != new.config.trusted_proxies,
         supervisor: old.config.supervisor != new.config.supervisor || limits(old) != limits(new),
         rewritten,

@@ -56,8 +56,8 @@ async fn talk(stream: UnixStream, state: &Rc<State>) -> io::Result<()> {
                 // At its end the table stays in force: the supervisor may be back.
                 let Some(line) = line? else { return Ok(()) };
                 let message: ToRouter = serde_json::from_str(&line)?;
-                let sockets = lines.descriptors(message.sockets())?;
-                state.obey(message, sockets).await?;
+                let descriptors = lines.descriptors(message.descriptors())?;
+                state.obey(message, descriptors).await?;
             }
             Some(message) = messages.recv() => {
                 lines.send(&serde_json::to_vec(&message)?, &[]).await?;

@@ -1,6 +1,5 @@
 //! One request: whom it is for, the attempts to get it answered, and what becomes of it when one fails.
 
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,6 +32,7 @@ use super::charge::Charge;
 use super::charge::Choice;
 use super::headers;
 use super::headers::Client;
+use super::headers::Peer;
 use super::listen::Listener;
 use super::park;
 use super::park::Search;
@@ -51,7 +51,7 @@ pub const REPLAY_WITHIN: Duration = Duration::from_secs(120);
 pub(super) async fn answer(
     state: &Rc<State>,
     listener: &Listener,
-    peer: IpAddr,
+    peer: Peer,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let uri = request.uri();

@@ -43,29 +43,37 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// Who connected, or whom the PROXY protocol names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    /// Whether it came by TLS.
+    pub(super) https: bool,
+}
+
 /// Who asks, and what is known of the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
     /// How many addresses of X-Forwarded-For were believed; 0 if it is the peer.
     pub(super) believed: usize,
-    /// Whether it spoke TLS to the proxy that is believed.
+    /// Whether it spoke TLS, to the proxy that is believed or to us.
     https: bool,
 }
 
 impl Client {
     /// The peer, or whom a trusted proxy names; from the right, since what stands further left was said by whoever asked
     /// the proxy.
-    pub(super) fn of(peer: IpAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
+    pub(super) fn of(peer: Peer, headers: &HeaderMap, trusted: &[IpNet]) -> Self {
         // A socket that listens on [::] shows IPv4 in IPv6's clothes.
-        let peer = peer.to_canonical();
+        let address = peer.address.to_canonical();
         let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-        if !is_trusted(peer) {
-            return Self { address: peer, believed: 0, https: false };
+        if !is_trusted(address) {
+            return Self { address, believed: 0, https: peer.https };
         }
         let lines = headers.get_all(FORWARDED_FOR).iter().rev();
         let said = lines.flat_map(|value| value.to_str().unwrap_or("?").rsplit(','));
-        let (mut address, mut believed) = (peer, 0);
+        let (mut address, mut believed) = (address, 0);
         // Behind something that is no address nothing is known any more.
         for next in said.map_while(|text| parse(text.trim())) {
             address = next;
@@ -75,7 +83,11 @@ impl Client {
             }
         }
         let mut protocols = headers.get_all(FORWARDED_PROTO).iter();
-        let https = protocols.next().is_some_and(|value| value == "https") && protocols.next().is_none();
+        let https = match (protocols.next(), protocols.next()) {
+            (None, _) => peer.https,
+            (Some(protocol), None) => protocol == "https",
+            (Some(_), Some(_)) => false,
+        };
         Self { address, believed, https }
     }
 }
@@ -130,7 +142,12 @@ mod tests {
         let trusted: Vec<IpNet> =
             ["127.0.0.0/8", "::1/128", "10.0.0.0/8"].map(|text| text.parse().unwrap()).into();
         let headers = map(&said.iter().map(|said| ("x-forwarded-for", *said)).collect::<Vec<_>>());
-        Client::of(peer.parse().unwrap(), &headers, &trusted).address.to_string()
+        Client::of(plain(peer), &headers, &trusted).address.to_string()
+    }
+
+    /// Somebody who came without TLS.
+    fn plain(address: &str) -> Peer {
+        Peer { address: address.parse().unwrap(), https: false }
     }
 
     #[test]
@@ -161,9 +178,7 @@ mod tests {
             assert_eq!(who(peer, said), client, "{peer} {said:?}");
         }
         assert_eq!(
-            Client::of("127.0.0.1".parse().unwrap(), &map(&[("x-forwarded-for", "1.2.3.4")]), &[])
-                .address
-                .to_string(),
+            Client::of(plain("127.0.0.1"), &map(&[("x-forwarded-for", "1.2.3.4")]), &[]).address.to_string(),
             "127.0.0.1"
         );
     }
@@ -174,7 +189,7 @@ mod tests {
         let trusted: Vec<IpNet> = vec!["127.0.0.0/8".parse().unwrap()];
         let believed = |peer: &str, said: &'static str| {
             let headers = map(&[("x-forwarded-for", said)]);
-            Client::of(peer.parse().unwrap(), &headers, &trusted).believed
+            Client::of(plain(peer), &headers, &trusted).believed
         };
         for (peer, said, count) in [
             ("203.0.113.9", "6.6.6.6", 0),
@@ -191,7 +206,7 @@ mod tests {
     fn what_is_forwarded_is_our_own_word() {
         // Mutations, each seen red: the stranger's https believed; the old headers left.
         let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap()];
-        let (local, stranger) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([203, 0, 113, 9]));
+        let (local, stranger) = (plain("127.0.0.1"), plain("203.0.113.9"));
         let mut headers =
             map(&[("x-forwarded-proto", "https"), ("x-forwarded-host", "evil"), ("forwarded", "for=1")]);
         let client = Client::of(stranger, &headers, &trusted);
@@ -203,5 +218,25 @@ mod tests {
         let client = Client::of(local, &headers, &trusted);
         forwarded(&mut headers, client);
         assert_eq!(headers, map(&[("x-forwarded-proto", "https"), ("x-forwarded-for", "1.2.3.4")]));
+    }
+
+    #[test]
+    fn who_comes_by_tls_came_by_https_unless_a_trusted_proxy_says_otherwise() {
+        // Mutations, each seen red: a stranger's word taken for http; TLS to us not counted for a proxy that says nothing.
+        let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap()];
+        let is_https = |address: &str, said: &[&'static str]| {
+            let said: Vec<_> = said.iter().map(|said| ("x-forwarded-proto", *said)).collect();
+            Client::of(Peer { https: true, ..plain(address) }, &map(&said), &trusted).https
+        };
+        for (address, said, https) in [
+            ("203.0.113.9", &[] as &[_], true),
+            ("203.0.113.9", &["http"], true),
+            ("127.0.0.1", &[], true),
+            ("127.0.0.1", &["https"], true),
+            ("127.0.0.1", &["http"], false),
+            ("127.0.0.1", &["https", "https"], false),
+        ] {
+            assert_eq!(is_https(address, said), https, "{address} {said:?}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The data plane: a process of its own that takes requests and passes each to the process that answers it.
 //!
-//! All untrusted input ends here; it knows no secret and reads no file.
+//! All untrusted input ends here. It reads no file, and the only secrets that it knows are the keys of its certificates.
 
 use std::io;
 use std::rc::Rc;
@@ -15,11 +15,15 @@ mod body;
 mod charge;
 mod control;
 mod forward;
+mod greeting;
 mod headers;
+mod http2;
 mod listen;
 mod park;
+mod proxy_protocol;
 mod queue;
 mod state;
+mod tls;
 mod upstream;
 
 pub use forward::REPLAY_WITHIN;

@@ -1,16 +1,20 @@
 //! The router's listening sockets: ours, so that its clients wait while it is away, and addresses come and go alive.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use crate::config::CertificateFiles;
 use crate::config::Listen;
 use crate::config::collide;
+use crate::config::secret::SecretValues;
 use crate::sys::socket;
 use crate::wire::ListenerSettings;
 
+use super::link::Attached;
 use super::store;
 
 /// Every address that is listened at.
@@ -24,7 +28,19 @@ pub(super) struct Listeners {
 #[derive(Debug)]
 struct Held {
     socket: Arc<TcpListener>,
-    admin: bool,
+    settings: ListenerSettings,
+    certificates: Vec<Pem>,
+}
+
+/// A chain with its private key, as the router is given it.
+#[derive(Clone)]
+pub(super) struct Pem(pub(super) Arc<str>);
+
+/// Nothing of what it is.
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pem")
+    }
 }
 
 /// Sockets that nobody is accepted from yet; closed when they are dropped.
@@ -34,11 +50,17 @@ pub(super) struct Bound(Vec<(SocketAddr, Arc<TcpListener>)>);
 impl Listeners {
     /// Takes the sockets of these addresses from what was kept for us.
     pub(super) fn take_back(&mut self, kept: &mut BTreeMap<SocketAddr, TcpListener>, listen: &[Listen]) {
-        for Listen { address, admin } in listen {
-            if let Some(socket) = kept.remove(address) {
-                self.held.insert(*address, Held { socket: Arc::new(socket), admin: *admin });
+        for listen in listen {
+            if let Some(socket) = kept.remove(&listen.address) {
+                self.hold(listen.address, Arc::new(socket));
             }
         }
+    }
+
+    fn hold(&mut self, address: SocketAddr, socket: Arc<TcpListener>) {
+        let settings =
+            ListenerSettings { address, admin: false, tls: false, certificates: 0, proxy_protocol: false };
+        self.held.insert(address, Held { socket, settings, certificates: Vec::new() });
     }
 
     /// What the sockets are called where they are kept.
@@ -63,15 +85,31 @@ impl Listeners {
         new.map(bind).collect::<Result<_, _>>().map(Bound)
     }
 
-    /// Listens at these too, and serves the admin API where this says so.
-    pub(super) fn take(&mut self, bound: Bound, listen: &[Listen]) {
+    /// Listens at these too, and serves each as this says.
+    pub(super) fn take(&mut self, bound: Bound, listen: &[Listen], secrets: &SecretValues) {
         for (address, socket) in bound.0 {
             store::keep_socket(&address.to_string(), &*socket);
-            self.held.insert(address, Held { socket, admin: false });
+            self.hold(address, socket);
         }
-        for Listen { address, admin } in listen {
+        for Listen { address, admin, tls, proxy_protocol } in listen {
             if let Some(held) = self.held.get_mut(address) {
-                held.admin = *admin;
+                held.settings.admin = *admin;
+                held.settings.tls = !tls.is_empty();
+                held.settings.proxy_protocol = *proxy_protocol;
+            }
+        }
+        self.certify(listen, secrets);
+    }
+
+    /// Gives each the certificates that this says, as they were read.
+    pub(super) fn certify(&mut self, listen: &[Listen], secrets: &SecretValues) {
+        let pem = |files: &CertificateFiles| {
+            files.texts(secrets).map(|(chain, key)| Pem(format!("{chain}\n{key}\n").into()))
+        };
+        for listen in listen {
+            if let Some(held) = self.held.get_mut(&listen.address) {
+                held.certificates = listen.tls.iter().filter_map(pem).collect();
+                held.settings.certificates = u16::try_from(held.certificates.len()).unwrap_or(u16::MAX);
             }
         }
     }
@@ -93,12 +131,20 @@ impl Listeners {
         self.leaving.retain(|address, _| accepting.contains(address));
     }
 
-    /// All of them, as the router must know them.
-    pub(super) fn all(&self) -> (Vec<ListenerSettings>, Vec<Arc<TcpListener>>) {
-        let settings = |(address, held): (&SocketAddr, &Held)| {
-            (ListenerSettings { address: *address, admin: held.admin }, Arc::clone(&held.socket))
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
+        self.held.values().map(|held| &*held.socket)
+    }
+
+    /// All of them, as the router must know them, and what comes with that.
+    pub(super) fn all(&self) -> (Vec<ListenerSettings>, Vec<Attached>) {
+        let attached = |held: &Held| {
+            let certificates = held.certificates.iter().map(|pem| Attached::Certificate(pem.clone()));
+            std::iter::once(Attached::Socket(Arc::clone(&held.socket)))
+                .chain(certificates)
+                .collect::<Vec<_>>()
         };
-        self.held.iter().map(settings).unzip()
+        let settings = self.held.values().map(|held| held.settings).collect();
+        (settings, self.held.values().flat_map(attached).collect())
     }
 
     fn cannot_listen(&self, address: SocketAddr, error: &io::Error) -> String {
@@ -135,10 +181,12 @@ impl Listeners {
 mod tests {
     use std::net::TcpStream;
 
+    use crate::config::secret::SecretSource;
+
     use super::*;
 
     fn at(address: SocketAddr) -> Listen {
-        Listen { address, admin: false }
+        Listen { address, admin: false, tls: Vec::new(), proxy_protocol: false }
     }
 
     /// An address that nobody has at this moment.
@@ -149,7 +197,7 @@ mod tests {
     fn listening(listen: &[Listen]) -> Listeners {
         let mut listeners = Listeners::default();
         let bound = listeners.bind(listen).unwrap();
-        listeners.take(bound, listen);
+        listeners.take(bound, listen, &SecretValues::default());
         listeners
     }
 
@@ -188,12 +236,13 @@ mod tests {
         // bound again while the router has it); kept for good.
         let (stays, goes) = (free(), free());
         let both = [at(stays), at(goes)];
-        let one = [Listen { address: stays, admin: true }];
+        let one = [Listen { admin: true, ..at(stays) }];
+        let none = SecretValues::default();
         let mut listeners = listening(&both);
         // The router's copies.
         let (_, router) = listeners.all();
         assert!(listeners.bind(&one).unwrap().0.is_empty());
-        listeners.take(Bound::default(), &one);
+        listeners.take(Bound::default(), &one, &none);
         let mut all = vec![(stays, true), (goes, false)];
         all.sort_unstable();
         assert_eq!(addresses(&listeners), all, "until the change is made");
@@ -205,7 +254,7 @@ mod tests {
         drop(router);
         listeners.let_go(&[stays]);
         assert!(answers(goes), "somebody waits to listen at it again");
-        listeners.take(back, &both);
+        listeners.take(back, &both, &none);
         all = vec![(stays, false), (goes, false)];
         all.sort_unstable();
         assert_eq!(addresses(&listeners), all);
@@ -213,5 +262,37 @@ mod tests {
         listeners.let_go(&[stays]);
         assert!(answers(stays));
         assert!(!answers(goes));
+    }
+
+    #[test]
+    fn a_certificate_comes_with_the_socket_of_its_listener() {
+        // Mutations, each seen red: those of every listener after all sockets; one that lacks its key sent; the count of
+        // before kept.
+        let source = |name: &str| SecretSource::Credential(name.to_owned());
+        let files = |name: &str| CertificateFiles { certificate: source(name), key: source("key") };
+        let mut secrets = SecretValues::default();
+        for name in ["one", "other", "key"] {
+            secrets.insert(source(name), name.to_owned());
+        }
+        let mut addresses = [free(), free()];
+        addresses.sort_unstable();
+        let secured =
+            Listen { tls: vec![files("one"), files("missing"), files("other")], ..at(addresses[0]) };
+        let listen = [secured, at(addresses[1])];
+        let mut listeners = listening(&listen);
+        let kinds = |listeners: &Listeners| {
+            let (settings, attached) = listeners.all();
+            let shown = attached.iter().map(|attached| match attached {
+                Attached::Socket(_) => "socket".to_owned(),
+                Attached::Certificate(pem) => pem.0.replace('\n', " "),
+            });
+            let told = settings.iter().map(|settings| (settings.tls, settings.certificates));
+            (told.collect::<Vec<_>>(), shown.collect::<Vec<_>>())
+        };
+        let sockets = vec!["socket".to_owned(); 2];
+        assert_eq!(kinds(&listeners), (vec![(true, 0), (false, 0)], sockets));
+        listeners.certify(&listen, &secrets);
+        let expected = ["socket", "one key ", "other key ", "socket"].map(str::to_owned).to_vec();
+        assert_eq!(kinds(&listeners), (vec![(true, 2), (false, 0)], expected));
     }
 }

@@ -193,7 +193,13 @@ fn a_table_that_lacks_its_sockets_is_not_obeyed() {
     let mut harness = Harness::new();
     let _main = harness.up("main", 1);
     harness.table();
-    let settings = synvisor::wire::ListenerSettings { address: "127.0.0.1:9".parse().unwrap(), admin: true };
+    let settings = synvisor::wire::ListenerSettings {
+        address: "127.0.0.1:9".parse().unwrap(),
+        admin: true,
+        tls: false,
+        certificates: 0,
+        proxy_protocol: false,
+    };
     let topology = harness.topology.clone();
     harness.tell(&ToRouter::Table { topology, listeners: vec![settings], trusted_proxies: Vec::new() });
     let mut rest = Vec::new();
