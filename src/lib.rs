@@ -3,6 +3,7 @@
 //! The modules stand in layers: a pure core that decides, and a shell that obeys (ARCHITECTURE.md).
 
 // Pure core: no file, socket, clock, thread, randomness or environment.
+pub mod certificate;
 pub mod config;
 pub mod doctor;
 pub mod http1;

@@ -20,8 +20,8 @@ pub struct Incarnation(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ToRouter {
-    /// The processes to route to, and the listening sockets, which come with the line in the order of `listeners`; replaces
-    /// the previous table. Units and addresses that it does not name are forgotten.
+    /// The processes to route to, and the listening sockets, which come with the line in the order of `listeners`, each
+    /// followed by its certificates; replaces the previous table. Units and addresses that it does not name are forgotten.
     Table {
         topology: Topology,
         listeners: Vec<ListenerSettings>,
@@ -44,10 +44,12 @@ pub enum ToRouter {
 }
 
 impl ToRouter {
-    /// How many sockets come with it.
-    pub fn sockets(&self) -> usize {
+    /// How many descriptors come with it.
+    pub fn descriptors(&self) -> usize {
         match self {
-            Self::Table { listeners, .. } => listeners.len(),
+            Self::Table { listeners, .. } => {
+                listeners.iter().map(|listener| 1 + usize::from(listener.certificates)).sum()
+            }
             Self::Up { .. }
             | Self::Down { .. }
             | Self::Drain { .. }
@@ -107,6 +109,16 @@ pub struct ListenerSettings {
     pub admin: bool,
     /// Whether `/_synvisor/metrics` is.
     pub metrics: bool,
+    /// Whether TLS is spoken on it.
+    #[serde(default)]
+    pub tls: bool,
+    /// How many certificates come with it, each a file with the chain and the private key in PEM; with none it keeps those
+    /// that it has.
+    #[serde(default)]
+    pub certificates: u16,
+    /// Whether each connection begins with the PROXY protocol.
+    #[serde(default)]
+    pub proxy_protocol: bool,
 }
 
 /// Router to supervisor.
@@ -132,9 +144,22 @@ pub struct StatusReport {
     pub state: OverallState,
     /// Addresses that the router listens on.
     pub listen: Vec<String>,
+    /// What TLS is spoken with.
+    #[serde(default)]
+    pub certificates: Vec<CertificateReport>,
     /// What an administrator should know, a sentence each.
     pub notes: Vec<String>,
     pub units: Vec<UnitReport>,
+}
+
+/// A certificate that a listener has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateReport {
+    pub listen: String,
+    /// The names that it is for.
+    pub names: Vec<String>,
+    /// The end of its validity: seconds since 1970-01-01 UTC.
+    pub expires: u64,
 }
 
 /// The homeserver as a whole.

@@ -22,18 +22,24 @@ mod bodies;
 mod drain;
 #[path = "router/harness.rs"]
 mod harness;
+#[path = "router/http2.rs"]
+mod http2;
 #[path = "router/listeners.rs"]
 mod listeners;
 #[path = "router/observe.rs"]
 mod observe;
 #[path = "router/parking.rs"]
 mod parking;
+#[path = "router/proxy.rs"]
+mod proxy;
 #[path = "router/replay.rs"]
 mod replay;
 #[path = "router/retire.rs"]
 mod retire;
 #[path = "router/threads.rs"]
 mod threads;
+#[path = "router/tls.rs"]
+mod tls;
 
 use harness::Harness;
 use harness::OK;

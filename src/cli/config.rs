@@ -23,9 +23,12 @@ use super::output;
 pub(super) fn check(path: &Path, json: bool) -> Exit {
     let (document, problems, units) = match toml::load(path, None) {
         Ok(loaded) => {
-            let missing = loaded.unfit.into_iter().map(Problem::into_warning);
-            let problems: Vec<Problem> = loaded.warnings.into_iter().chain(missing).collect();
-            (loaded.document, problems, Some(Topology::of(&loaded.parsed.config).units.len()))
+            let missing =
+                loaded.unfit.into_iter().chain(loaded.certificates.unfit).map(Problem::into_warning);
+            let wrong = loaded.certificates.wrong;
+            let units = wrong.is_empty().then(|| Topology::of(&loaded.parsed.config).units.len());
+            let problems: Vec<Problem> = loaded.warnings.into_iter().chain(missing).chain(wrong).collect();
+            (loaded.document, problems, units)
         }
         Err(Unusable::Problems(document, problems)) => (document, problems, None),
         Err(unread @ Unusable::Unread { .. }) => return refuse(&unread),

@@ -246,6 +246,7 @@ mod tests {
             pid: 7,
             state: OverallState::Degraded,
             listen: vec!["127.0.0.1:8008".to_owned()],
+            certificates: Vec::new(),
             notes: vec!["a note".to_owned()],
             units: vec![
                 unit("main", "ready", Some(12), None),

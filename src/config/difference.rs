@@ -199,6 +199,7 @@ mod tests {
             [
                 "[[listen]] 127.0.0.1:9000.admin: none, true",
                 "[[listen]] 127.0.0.1:9000.metrics: none, false",
+                "[[listen]] 127.0.0.1:9000.proxy_protocol: none, false",
                 "[[listen]] 127.0.0.1:8008.admin: false, true",
             ]
         );

@@ -52,6 +52,7 @@ pub(super) fn text(key: &Key, value: &DeValue<'_>) -> Result<String, Wrong> {
         | Form::Number(..)
         | Form::Networks
         | Form::Packages
+        | Form::Certificates
         | Form::Environment
         | Form::Settings
         | Form::Table => unreachable!("{} is no text", key.name),
@@ -168,9 +169,6 @@ fn rewriting(key: &str, wanted: &str, value: &DeValue<'_>) -> String {
         (TRUTH, DeValue::String(text)) if truth(text) => format!("write it without quotes: {key} = {text}"),
         (TRUTH, _) => format!("write {key} = true or {key} = false"),
         (TABLE, _) => format!("write it like {key} = {{ NAME = \"…\" }}"),
-        (TABLES, _) => {
-            format!("write [[{key}]], with two brackets, on a line of its own and its keys below it")
-        }
         (LIST, DeValue::String(text)) => format!("write it in brackets: {key} = [\"{text}\"]"),
         (LIST, _) => format!("write it in brackets: {key} = [\"…\"]"),
         (SIZE, _) => format!("write it like {key} = \"1G\""),

@@ -33,6 +33,8 @@ pub(super) enum Form {
     Networks,
     /// A list of packages as pip takes them.
     Packages,
+    /// An array of tables, each with the files of one certificate.
+    Certificates,
     /// A table of strings: environment variables.
     Environment,
     /// A table of settings as in homeserver.yaml.
@@ -315,6 +317,19 @@ pub(super) fn listen() -> Table {
                 "Whether the router's metrics, /_synvisor/metrics, are reachable here, for Prometheus.",
             )
             .or("false", "they say who is busy with what, and are not for everybody"),
+            key(
+                "tls",
+                Form::Certificates,
+                "Certificates to speak TLS with, each with its key. Which one a client gets is decided by the name that it \
+                 asks for (SNI); the first one is for everybody else. Without any, clients come without TLS.",
+            ),
+            key(
+                "proxy_protocol",
+                Form::Truth,
+                "Whether each connection begins with the PROXY protocol, version 1 or 2, from one of trusted_proxies; whoever \
+                 comes without it, or from elsewhere, is refused.",
+            )
+            .or("false", "web servers in front say for whom they ask by X-Forwarded-For"),
         ],
     )
 }
@@ -331,6 +346,21 @@ pub(super) fn router() -> Table {
                  web servers, with class, unit, attempts and times behind it) or json. Of secrets in a query it has only the names.",
             )
             .or("\"off\"", "a busy homeserver writes gigabytes, and addresses of users are personal data"),
+        ],
+    )
+}
+
+/// One of `tls` of a `[[listen]]`.
+pub(super) fn certificate() -> Table {
+    Table::new(
+        "[[listen.tls]]",
+        vec![
+            key(
+                "certificate_file",
+                Form::Secret,
+                "A PEM file with the certificate and, below it, those that lead to its authority.",
+            ),
+            key("private_key_file", Form::Secret, "A PEM file with its private key."),
         ],
     )
 }

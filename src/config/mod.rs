@@ -43,6 +43,7 @@ use roles::Stream;
 use roles::WorkerKind;
 use secret::Secret;
 use secret::SecretSource;
+use secret::SecretValues;
 use units::Units;
 
 /// A checked configuration.
@@ -173,6 +174,24 @@ pub struct Referred {
     pub place: Range<usize>,
     /// What to do if it is not there.
     pub remedy: &'static str,
+    pub kind: Kind,
+}
+
+impl Referred {
+    /// One of the files that a listener speaks TLS with.
+    pub fn of_tls(source: &SecretSource, place: Range<usize>, kind: Kind) -> Self {
+        Self { source: source.clone(), place, remedy: "put it there, as PEM, or correct the path", kind }
+    }
+}
+
+/// What a [`Referred`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Secret,
+    /// A listener's certificate, which everybody may read.
+    Certificate,
+    /// The private key of one.
+    Key,
 }
 
 /// How many workers of each kind: the preset with the counts of the file laid over it.
@@ -268,13 +287,33 @@ pub struct Python {
 }
 
 /// One `[[listen]]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     pub address: SocketAddr,
     /// Whether `/_synapse/admin` is reachable here.
     pub admin: bool,
     /// Whether `/_synvisor/metrics` is.
     pub metrics: bool,
+    /// What TLS is spoken with; without any it is not spoken.
+    pub tls: Vec<CertificateFiles>,
+    /// Whether each connection begins with the PROXY protocol.
+    pub proxy_protocol: bool,
+}
+
+/// Where a certificate and its private key are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, the server's own first.
+    pub certificate: SecretSource,
+    pub key: SecretSource,
+}
+
+impl CertificateFiles {
+    /// The text of both, the certificate's first, where they were read and found fit.
+    pub fn texts<'v>(&self, secrets: &'v SecretValues) -> Option<(&'v str, &'v str)> {
+        let texts = (secrets.get(&self.certificate), secrets.get(&self.key));
+        (!texts.0.is_empty() && !texts.1.is_empty()).then_some(texts)
+    }
 }
 
 /// `[secrets]`.

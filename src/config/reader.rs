@@ -254,7 +254,9 @@ impl<'a, 'i> Reader<'a, 'i> {
         let (_, value) = self.entry(key)?;
         let Some(array) = value.get_ref().as_array() else {
             let wrong = forms::not(key, forms::TABLES, value.get_ref());
-            problems.push(Problem::error(value.span(), format!("{key} {}", wrong.what), wrong.remedy));
+            let remedy =
+                format!("write {}, with two brackets, on a line of its own and its keys below it", spec.name);
+            problems.push(Problem::error(value.span(), format!("{key} {}", wrong.what), remedy));
             return None;
         };
         let mut readers = Vec::new();

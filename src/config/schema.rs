@@ -101,6 +101,9 @@ fn form(form: &Form) -> Schema {
         Form::Networks | Form::Packages => {
             json_schema!({ "type": "array", "items": { "type": "string", "minLength": 1 } })
         }
+        Form::Certificates => {
+            json_schema!({ "type": "array", "minItems": 1, "items": object(&keys::certificate()) })
+        }
         Form::Environment => json_schema!({
             "type": "object",
             "propertyNames": { "pattern": "^[A-Za-z_][A-Za-z0-9_]*$" },

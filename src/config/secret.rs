@@ -107,6 +107,19 @@ impl SecretValues {
         self.0.insert(source, value);
     }
 
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
+    /// Takes from `before` what is missing of these.
+    pub fn inherit<'s>(&mut self, before: &Self, sources: impl Iterator<Item = &'s SecretSource>) {
+        for source in sources {
+            if let (None, Some(held)) = (self.0.get(source), before.0.get(source)) {
+                self.0.insert(source.clone(), held.clone());
+            }
+        }
+    }
+
     /// The places that hold another secret than they did; those that are on one side only are none of them.
     pub fn changed<'v>(&'v self, before: &'v Self) -> impl Iterator<Item = &'v SecretSource> {
         let another = |(source, value): &(&SecretSource, &String)| {

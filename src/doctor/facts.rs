@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::certificate::Certificate;
+use crate::certificate::Validity;
+
 /// What was found on a machine.
 #[derive(Clone, Debug)]
 pub struct Facts {
@@ -32,7 +35,19 @@ pub struct Facts {
     pub warnings: Vec<(String, String)>,
     /// Secrets with which nothing starts, likewise.
     pub unfit: Vec<(String, String)>,
+    pub certificates: Vec<Served>,
+    /// Why listeners have no certificate.
+    pub without_certificate: Vec<Trouble>,
     pub public: Public,
+}
+
+/// A certificate that a listener has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    pub listen: SocketAddr,
+    pub certificate: Certificate,
+    /// At this moment.
+    pub validity: Validity,
 }
 
 /// Why something is not known to be well.

@@ -1,5 +1,6 @@
 //! What goes wrong in practice, from what was found on a machine: a finding for each check, with its remedy.
 
+mod certificates;
 mod facts;
 mod homeserver;
 mod machine;
@@ -16,6 +17,7 @@ pub use facts::Port;
 pub use facts::Public;
 pub use facts::Room;
 pub use facts::Seen;
+pub use facts::Served;
 pub use facts::Trouble;
 pub use facts::WellKnown;
 
@@ -95,6 +97,7 @@ pub fn examine(config: &Config, facts: &Facts) -> Vec<Finding> {
         .chain(machine::examine(config, facts))
         .chain(unit::examine(facts))
         .chain(homeserver::examine(config, facts))
+        .chain(certificates::examine(config, facts))
         .chain(outside::examine(config, facts))
         .collect();
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));

@@ -121,8 +121,9 @@ fn forwarded(config: &Config, public: &Public) -> Finding {
         return Finding::unknown(check, "the router was not reached by way of public_baseurl");
     };
     let trusted = config.trusted_proxies.iter().any(|proxy| proxy.contains(&address));
-    // The router has no TLS: where clients speak it, somebody stands before it.
-    let front = config.public_baseurl.starts_with("https:");
+    // Where clients speak TLS and no listener does, somebody stands before the router.
+    let own = config.listen.iter().any(|listen| !listen.tls.is_empty());
+    let front = config.public_baseurl.starts_with("https:") && !own;
     match (address, believed) {
         (FORGED, 1) if front => Finding::error(
             check,
@@ -141,7 +142,7 @@ fn forwarded(config: &Config, public: &Public) -> Finding {
             ),
             format!("add \"{address}\" to trusted_proxies, then: synvisor reload"),
         ),
-        _ if trusted && (believed == 0 || public.from != Some(address)) => Finding::warning(
+        _ if !own && trusted && (believed == 0 || public.from != Some(address)) => Finding::warning(
             check,
             format!("every client seems to come from {address}, the web server in front"),
             "have it set X-Forwarded-For; where you asked from its own network, ask from another one",

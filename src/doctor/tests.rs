@@ -3,11 +3,17 @@
 use std::path::Path;
 
 use super::*;
+use crate::certificate::Certificate;
+use crate::certificate::Validity;
 use crate::config::Config;
 
 const GIB: u64 = 1 << 30;
 
 const SHIPPED: &str = "[Service]\nType=notify\nExecStart=/usr/bin/synvisor supervise\nKillMode=process\n";
+
+/// A listener that speaks TLS itself.
+const TLS: &str =
+    "[[listen]]\naddress = \"0.0.0.0:8448\"\ntls = [{ certificate_file = \"c\", private_key_file = \"k\" }]";
 
 fn config(more: &str) -> Config {
     let text = format!("server_name = \"example.com\"\npublic_baseurl = \"https://m.example.com/\"\n{more}");
@@ -52,6 +58,12 @@ fn healthy() -> Facts {
         installed: true,
         warnings: Vec::new(),
         unfit: Vec::new(),
+        certificates: vec![Served {
+            listen: "0.0.0.0:8448".parse().unwrap(),
+            certificate: Certificate { names: vec!["*.example.com".to_owned()], since: 0, until: 1 },
+            validity: Validity::Enough,
+        }],
+        without_certificate: Vec::new(),
         public: Public {
             unasked: None,
             server: WellKnown::Says { value: "m.example.com:443".to_owned(), cors: true },
@@ -110,6 +122,7 @@ fn each_fault_is_found_by_its_check() {
     }
     let plain = config("");
     let workers = config("[workers]\npreset = \"one-of-each\"");
+    let tls = config(TLS);
     let faults: Vec<(&str, &Config, Severity, Break)> = vec![
         ("database", &plain, Severity::Error, |facts| {
             facts.database = Err(Trouble::Fault("away".to_owned()));
@@ -155,6 +168,20 @@ fn each_fault_is_found_by_its_check() {
         }),
         ("secrets", &plain, Severity::Error, |facts| {
             facts.unfit.push(("/etc/key is empty".to_owned(), "write it".to_owned()));
+        }),
+        ("certificate", &tls, Severity::Warning, |facts| {
+            facts.certificates[0].validity = Validity::Short(13)
+        }),
+        ("certificate", &tls, Severity::Error, |facts| facts.certificates[0].validity = Validity::Expired),
+        ("certificate", &tls, Severity::Error, |facts| facts.certificates[0].validity = Validity::NotYet),
+        ("certificate", &tls, Severity::Warning, |facts| {
+            facts.certificates[0].certificate.names = vec!["example.org".to_owned()];
+        }),
+        ("certificate", &tls, Severity::Error, |facts| {
+            facts.without_certificate.push(Trouble::Fault("/etc/a.pem holds none\nput it there".to_owned()));
+        }),
+        ("certificate", &tls, Severity::Unknown, |facts| {
+            facts.without_certificate.push(Trouble::Unseen("/etc/a.pem: not permitted".to_owned()));
         }),
         ("admin API", &plain, Severity::Error, |facts| facts.public.admin = Some(401)),
         ("admin API", &plain, Severity::Unknown, |facts| facts.public.admin = None),
@@ -304,7 +331,8 @@ fn where_other_servers_go_is_said() {
 
 #[test]
 fn who_asks_is_told_from_who_stands_in_front() {
-    // Mutations, each seen red: a front wanted without TLS too; where it was asked from not looked at.
+    // Mutations, each seen red: a front wanted without TLS too; where it was asked from not looked at; one wanted where the
+    // router speaks TLS.
     let here = config("");
     // A web server on this machine names it.
     let asked_here = |facts: &mut Facts| {
@@ -328,6 +356,36 @@ fn who_asks_is_told_from_who_stands_in_front() {
     assert_eq!(of(&facts), Severity::Fine);
     facts.public.seen = seen("192.0.2.1", 1);
     assert_eq!(of(&facts), Severity::Unknown);
+    // Nor where the router speaks it itself.
+    let own = config(TLS);
+    assert_eq!(worst("X-Forwarded-For", &own, stranger), Severity::Fine);
+    assert_eq!(
+        worst("X-Forwarded-For", &own, |facts| facts.public.seen = seen("127.0.0.1", 0)),
+        Severity::Fine
+    );
+}
+
+#[test]
+fn a_certificate_for_either_name_will_do() {
+    // Mutations, each seen red: only public_baseurl looked at; those of other listeners counted.
+    let tls = config(TLS);
+    let of = |names: &[&str], listen: &str| {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let found = said("certificate", &tls, |facts| {
+            facts.certificates[0].certificate.names = names;
+            let other = Served { listen: listen.parse().unwrap(), ..healthy().certificates[0].clone() };
+            facts.certificates.push(other);
+        });
+        found[0].clone()
+    };
+    assert_eq!(of(&["example.com"], "0.0.0.0:443").0, Severity::Fine);
+    assert_eq!(of(&["m.example.com"], "0.0.0.0:443").0, Severity::Fine);
+    assert_eq!(of(&["example.org"], "0.0.0.0:8448").0, Severity::Fine);
+    let wrong = of(&["example.org", "example.net"], "0.0.0.0:443");
+    assert_eq!(
+        wrong.1,
+        "no certificate of 0.0.0.0:8448 is for m.example.com or example.com: example.org, example.net"
+    );
 }
 
 #[test]

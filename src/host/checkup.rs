@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::certificate::Certificate;
+use crate::config::CertificateFiles;
 use crate::config::Config;
 use crate::config::Redis;
 use crate::config::mask;
@@ -20,6 +22,7 @@ use crate::doctor::Place;
 use crate::doctor::Port;
 use crate::doctor::Public;
 use crate::doctor::Room;
+use crate::doctor::Served;
 use crate::doctor::Trouble;
 use crate::doctor::WellKnown;
 use crate::render;
@@ -89,6 +92,8 @@ pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Fac
         installed: settings::installed(&config.python.venv).is_some(),
         warnings: sentences(&loaded.warnings),
         unfit: sentences(&loaded.unfit),
+        certificates: certificates(loaded),
+        without_certificate: without_certificate(loaded),
         public,
     }
 }
@@ -256,6 +261,29 @@ fn has_secrets(text: &str) -> bool {
     let mut found = Vec::new();
     table.iter().for_each(|(key, value)| mask::secrets(key, value, &mut found));
     !found.is_empty()
+}
+
+fn certificates(loaded: &Loaded) -> Vec<Served> {
+    let now = clock::wall();
+    let all = loaded
+        .parsed
+        .config
+        .listen
+        .iter()
+        .flat_map(|listen| listen.tls.iter().map(|files| (listen.address, files)));
+    let served = |(listen, files): (SocketAddr, &CertificateFiles)| {
+        let certificate = Certificate::of(files.texts(&loaded.secrets)?.0)?;
+        Some(Served { listen, validity: certificate.validity(now), certificate })
+    };
+    all.filter_map(served).collect()
+}
+
+fn without_certificate(loaded: &Loaded) -> Vec<Trouble> {
+    let found = &loaded.certificates;
+    let faults = found.unfit.iter().chain(&found.wrong);
+    let faults = faults
+        .map(|problem| Trouble::Fault(format!("{}\n{}", problem.what, problem.remedy.replace('\n', " "))));
+    faults.chain(found.hidden.iter().map(|problem| Trouble::Unseen(problem.what.clone()))).collect()
 }
 
 fn sentences(problems: &[Problem]) -> Vec<(String, String)> {

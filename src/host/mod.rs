@@ -1,6 +1,7 @@
 //! What synvisor keeps on the machine's disk, and what it finds there.
 
 pub mod builder;
+pub mod certificates;
 pub mod checkup;
 pub mod database;
 pub mod digest;

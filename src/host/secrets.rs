@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD_NO_PAD;
 
 use crate::config::Config;
+use crate::config::Kind;
 use crate::config::Referred;
 use crate::config::Secrets;
 use crate::config::problem::Problem;
@@ -51,9 +52,9 @@ pub fn look(files: &[Referred], user: &str, credentials: Option<&Path>) -> Found
         match (fs::read(&path), &file.source) {
             (Ok(text), source) => {
                 let strange = match source {
-                    SecretSource::File(path) => stranger(path, &trusted),
+                    SecretSource::File(path) if file.kind != Kind::Certificate => stranger(path, &trusted),
                     // systemd makes them for the service alone.
-                    SecretSource::Credential(_) => None,
+                    SecretSource::File(_) | SecretSource::Credential(_) => None,
                 };
                 if let Some((what, remedy)) = strange {
                     found.unfit.push(problem(what, remedy));
@@ -265,8 +266,10 @@ mod tests {
             credential("given"),
             credential("forgotten"),
         ];
-        let refer =
-            |source: &SecretSource| Referred { source: source.clone(), place: 0..1, remedy: "write it" };
+        let refer = |source: &SecretSource| {
+            let (source, kind) = (source.clone(), Kind::Secret);
+            Referred { source, place: 0..1, remedy: "write it", kind }
+        };
         let files: Vec<Referred> = sources.iter().map(refer).collect();
         let found = look(&files, "nobody", Some(dir.path()));
         assert_eq!((found.values.get(&sources[0]), found.values.get(&sources[4])), ("a", "c"));

@@ -7,12 +7,16 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use crate::config::Config;
+use crate::config::Kind;
 use crate::config::Parsed;
+use crate::config::Referred;
 use crate::config::problem;
 use crate::config::problem::Problem;
 use crate::config::secret::SecretValues;
 use crate::sys::fs;
 
+use super::certificates;
+use super::certificates::Looked;
 use super::secrets;
 use super::settings;
 
@@ -45,6 +49,8 @@ pub struct Loaded {
     pub unfit: Vec<Problem>,
     /// Secrets that this process may not read, and so cannot judge.
     pub hidden: Vec<Problem>,
+    /// What was found of the listeners' certificates; their texts are among the secrets.
+    pub certificates: Looked,
 }
 
 /// A configuration to run with.
@@ -55,10 +61,13 @@ pub struct Usable {
     pub secrets: SecretValues,
     /// As they are shown to a person.
     pub warnings: String,
+    /// Why listeners have no certificate, as it is shown to a person; their texts are not among the secrets.
+    pub without_certificate: String,
 }
 
 impl Loaded {
-    /// The configuration and its secrets, to run with.
+    /// The configuration and its secrets, to run with. A listener that has no certificate is in nobody's way: an ACME client
+    /// may be writing it at this moment, and a router that runs has the one before.
     ///
     /// # Errors
     /// A secret is missing, others may read it, or we may not.
@@ -66,8 +75,10 @@ impl Loaded {
         let problems: Vec<Problem> = self.unfit.into_iter().chain(self.hidden).collect();
         if problems.is_empty() {
             let warnings = self.document.print(&self.warnings);
+            let faults: Vec<Problem> = self.certificates.faults().cloned().collect();
+            let without_certificate = self.document.print(&faults);
             let (text, parsed, secrets) = (self.document.text, self.parsed, self.secrets);
-            return Ok(Usable { text, parsed, secrets, warnings });
+            return Ok(Usable { text, parsed, secrets, warnings, without_certificate });
         }
         Err(Unusable::Problems(self.document, problems))
     }
@@ -139,10 +150,14 @@ fn judge(document: Document, path: &Path, credentials: Option<&OsString>) -> Res
         Ok(parsed) => parsed,
         Err(problems) => return Err(Unusable::Problems(document, problems)),
     };
-    let warnings = parsed.warnings.clone();
-    let secrets::Found { values, unfit, hidden } =
-        secrets::look(&parsed.files, &parsed.config.supervisor.user, credentials.map(Path::new));
-    Ok(Loaded { document, parsed, warnings, secrets: values, unfit, hidden })
+    let credentials = credentials.map(Path::new);
+    let own: Vec<Referred> = parsed.files.iter().filter(|file| file.kind == Kind::Secret).cloned().collect();
+    let secrets::Found { values: mut secrets, unfit, hidden } =
+        secrets::look(&own, &parsed.config.supervisor.user, credentials);
+    let mut certificates = certificates::look(&parsed, credentials);
+    secrets.extend(std::mem::take(&mut certificates.values));
+    let warnings = parsed.warnings.iter().chain(&certificates.warnings).cloned().collect();
+    Ok(Loaded { document, parsed, warnings, secrets, unfit, hidden, certificates })
 }
 
 /// The text of a file, and where the first byte stood that is not UTF-8.

@@ -178,6 +178,7 @@ fn finish(old: &Deployment, new: &Deployment, steps: Vec<Step>) -> Plan {
         changes: notes::changes(old, new),
         router: old.topology != new.topology
             || old.config.listen != new.config.listen
+            || notes::certificates(old, new).next().is_some()
             || old.config.trusted_proxies != new.config.trusted_proxies
             || old.config.max_upload_size() != new.config.max_upload_size()
             || old.config.access_log != new.config.access_log,

@@ -1,8 +1,11 @@
 //! What a plan tells beside its steps: every change, and what an administrator should know.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::config::CertificateFiles;
+use crate::config::Listen;
 use crate::config::difference;
 use crate::config::difference::Difference;
 use crate::config::secret::SecretSource;
@@ -29,12 +32,35 @@ pub(super) fn changes(old: &Deployment, new: &Deployment) -> Vec<Difference> {
     let names: BTreeSet<&Named> = held.iter().map(|(named, _)| named).collect();
     let other = hold.difference(&held).map(|(named, _)| named).filter(|named| names.contains(named));
     let other: BTreeSet<&Path> = other.map(|named| named.path.as_path()).collect();
-    let secrets = new.secrets.changed(&old.secrets).map(|source| match source {
-        SecretSource::File(path) => content(path),
-        SecretSource::Credential(name) => Difference::of(format!("content of the credential {name}")),
-    });
-    changes.extend(other.into_iter().map(content).chain(secrets));
+    let of_tls = |source: &&SecretSource| {
+        let mut files = new.config.listen.iter().flat_map(|listen| &listen.tls);
+        files.any(|files| [&files.certificate, &files.key].contains(source))
+    };
+    let secrets =
+        new.secrets.changed(&old.secrets).filter(|source| !of_tls(source)).map(|source| match source {
+            SecretSource::File(path) => content(path),
+            SecretSource::Credential(name) => Difference::of(format!("content of the credential {name}")),
+        });
+    let certificates =
+        certificates(old, new).map(|address| Difference::of(format!("certificate of {address}")));
+    changes.extend(other.into_iter().map(content).chain(secrets).chain(certificates));
     changes
+}
+
+/// The listeners that get another certificate.
+pub(super) fn certificates(old: &Deployment, new: &Deployment) -> impl Iterator<Item = SocketAddr> {
+    let texts = |deployment: &Deployment, listen: &Listen| -> Vec<Option<(String, String)>> {
+        let text = |files: &CertificateFiles| {
+            files.texts(&deployment.secrets).map(|(chain, key)| (chain.to_owned(), key.to_owned()))
+        };
+        listen.tls.iter().map(text).collect()
+    };
+    let both = new.config.listen.iter().filter_map(|listen| {
+        let before = old.config.listen.iter().find(|before| before.address == listen.address)?;
+        (!before.tls.is_empty() && !listen.tls.is_empty()).then_some((before, listen))
+    });
+    let other = both.filter(move |(before, listen)| texts(old, before) != texts(new, listen));
+    other.map(|(_, listen)| listen.address)
 }
 
 fn content(path: &Path) -> Difference {

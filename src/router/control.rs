@@ -41,7 +41,7 @@ pub(super) async fn serve(
             },
             line = receive(&mut supervisor) => match line {
                 Ok(Some((message, lines))) => {
-                    let descriptors = lines.descriptors(message.sockets());
+                    let descriptors = lines.descriptors(message.descriptors());
                     descriptors.and_then(|descriptors| team.tell(&message, descriptors))
                 }
                 // At its end the table stays in force: the supervisor may be back.

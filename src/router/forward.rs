@@ -119,7 +119,7 @@ fn has_own_preflight(path: &str) -> bool {
 
 /// Decides about a request of HTTP/1, and how many bytes its body may have.
 pub(super) fn course(visit: &Visit, head: &http1::RequestHead<'_, '_>) -> (Course, Trace, u64) {
-    let state = &visit.state;
+    let state = &visit.door.state;
     let said = http1::find(head.fields, "x-forwarded-for");
     let proto = http1::find(head.fields, "x-forwarded-proto");
     let client = Client::of(visit.peer, said, proto, &state.table().trusted_proxies);
@@ -130,8 +130,8 @@ pub(super) fn course(visit: &Visit, head: &http1::RequestHead<'_, '_>) -> (Cours
         authorization: head.authorization,
         body: head.body,
         client,
-        admin: visit.admin(),
-        metrics: visit.metrics(),
+        admin: visit.door.admin(),
+        metrics: visit.door.metrics(),
     };
     let protocol = if head.is_http_1_1 { "HTTP/1.1" } else { "HTTP/1.0" };
     let mut trace = Trace::new(state, client.address, head.method, head.target, protocol);

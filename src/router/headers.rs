@@ -5,13 +5,21 @@ use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
+/// Who connected, or whom the PROXY protocol names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) address: IpAddr,
+    /// Whether it came by TLS.
+    pub(super) https: bool,
+}
+
 /// Who asks, and what is known of the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Client {
     pub(super) address: IpAddr,
     /// How many addresses of X-Forwarded-For were believed; 0 if it is the peer.
     pub(super) believed: usize,
-    /// Whether it spoke TLS to the proxy that is believed.
+    /// Whether it spoke TLS, to the proxy that is believed or to us.
     pub(super) https: bool,
 }
 
@@ -19,20 +27,20 @@ impl Client {
     /// The peer, or whom a trusted proxy names in X-Forwarded-For; from the right, since what stands further left was said
     /// by whoever asked the proxy.
     pub(super) fn of<'v>(
-        peer: IpAddr,
+        peer: Peer,
         forwarded_for: impl DoubleEndedIterator<Item = &'v [u8]>,
         mut forwarded_proto: impl Iterator<Item = &'v [u8]>,
         trusted: &[IpNet],
     ) -> Self {
         // A socket that listens on [::] shows IPv4 in IPv6's clothes.
-        let peer = peer.to_canonical();
+        let address = peer.address.to_canonical();
         let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-        if !is_trusted(peer) {
-            return Self { address: peer, believed: 0, https: false };
+        if !is_trusted(address) {
+            return Self { address, believed: 0, https: peer.https };
         }
         let lines = forwarded_for.rev();
         let said = lines.flat_map(|value| std::str::from_utf8(value).unwrap_or("?").rsplit(','));
-        let (mut address, mut believed) = (peer, 0);
+        let (mut address, mut believed) = (address, 0);
         // Behind something that is no address nothing is known any more.
         for next in said.map_while(|text| parse(text.trim())) {
             address = next;
@@ -41,7 +49,11 @@ impl Client {
                 break;
             }
         }
-        let https = forwarded_proto.next() == Some(b"https") && forwarded_proto.next().is_none();
+        let https = match (forwarded_proto.next(), forwarded_proto.next()) {
+            (None, _) => peer.https,
+            (Some(protocol), None) => protocol == b"https",
+            (Some(_), Some(_)) => false,
+        };
         Self { address, believed, https }
     }
 }
@@ -60,7 +72,8 @@ mod tests {
     fn of(peer: &str, said: &[&str], proto: &[&str], trusted: &[&str]) -> Client {
         let trusted: Vec<IpNet> = trusted.iter().map(|text| text.parse().unwrap()).collect();
         let said = said.iter().map(|value| value.as_bytes());
-        Client::of(peer.parse().unwrap(), said, proto.iter().map(|value| value.as_bytes()), &trusted)
+        let peer = Peer { address: peer.parse().unwrap(), https: false };
+        Client::of(peer, said, proto.iter().map(|value| value.as_bytes()), &trusted)
     }
 
     const TRUSTED: [&str; 3] = ["127.0.0.0/8", "::1/128", "10.0.0.0/8"];
@@ -121,6 +134,27 @@ mod tests {
             ("127.0.0.1", &[]),
         ] {
             assert!(!https(peer, proto), "{peer} {proto:?}");
+        }
+    }
+
+    #[test]
+    fn who_comes_by_tls_came_by_https_unless_a_trusted_proxy_says_otherwise() {
+        // Mutations, each seen red: a stranger's word taken for http; TLS to us not counted for a proxy that says nothing.
+        let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap()];
+        let is_https = |address: &str, proto: &[&str]| {
+            let peer = Peer { address: address.parse().unwrap(), https: true };
+            let proto = proto.iter().map(|value| value.as_bytes());
+            Client::of(peer, std::iter::empty(), proto, &trusted).https
+        };
+        for (address, said, https) in [
+            ("203.0.113.9", &[] as &[_], true),
+            ("203.0.113.9", &["http"], true),
+            ("127.0.0.1", &[], true),
+            ("127.0.0.1", &["https"], true),
+            ("127.0.0.1", &["http"], false),
+            ("127.0.0.1", &["https", "https"], false),
+        ] {
+            assert_eq!(is_https(address, said), https, "{address} {said:?}");
         }
     }
 }

@@ -13,6 +13,7 @@ use std::time::Duration;
 use hyper::StatusCode;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
+use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use crate::http1;
@@ -28,6 +29,7 @@ use super::buffer::LARGEST_HEAD;
 use super::forward;
 use super::forward::Course;
 use super::forward::Failed;
+use super::greeting;
 use super::inbound::Found;
 use super::inbound::Inbound;
 use super::limits::Pace;
@@ -43,10 +45,6 @@ const HEAD: Duration = Duration::from_secs(20);
 const MOST_DISCARDED: u64 = 64 * 1024;
 /// The beginning of a body goes with the head in one piece if it is not larger: to copy it costs less than a second piece.
 const JOINED: usize = 8 * 1024;
-/// How long a connection that we close is still read from: what the client sends meanwhile would have the kernel
-/// take back the answer that it has not read yet.
-const LINGER: Duration = Duration::from_secs(2);
-
 /// A client.
 struct Http1<S> {
     stream: S,
@@ -77,25 +75,35 @@ enum Next {
     Over,
 }
 
+/// What becomes of a connection after an answer.
+enum After {
+    Next,
+    Close {
+        /// Whether the client may still send something.
+        linger: bool,
+    },
+    /// The client is.
+    Gone,
+}
+
 /// Serves a client until either has had enough.
 pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: Visit, stream: S) {
-    let mut client = Http1::new(stream, Box::pin(visit.stopping()));
+    let mut client = Http1::new(stream, Box::pin(visit.door.stopping()));
     loop {
         let refusal = match client.next(&visit).await {
             Next::Over => return client.close(false).await,
             Next::Refused(refusal) => refusal,
             Next::Request => match client.take(&visit) {
-                Ok((course, trace)) => {
-                    if client.answer(&visit, course, trace).await {
-                        continue;
-                    }
-                    return;
-                }
+                Ok((course, trace)) => match client.answer(&visit, course, trace).await {
+                    After::Next => continue,
+                    After::Close { linger } => return client.close(linger).await,
+                    After::Gone => return,
+                },
                 Err(refusal) => refusal,
             },
         };
         client.request = Kind { persists: false, is_http_1_1: true, is_head: false };
-        visit.state.metrics.refuse();
+        visit.door.state.metrics.refuse();
         if client.write_own(&refusal.answer(), true).await.is_ok() {
             client.close(true).await;
         }
@@ -144,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             if !begun && self.stopping.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Next::Over);
             }
-            let limit = if begun { HEAD.min(visit.longest_silence) } else { visit.longest_silence };
+            let limit = if begun { HEAD.min(visit.door.longest_silence) } else { visit.door.longest_silence };
             let since = *since.get_or_insert_with(Instant::now);
             match (self.timer.is_over(context, since + limit), begun) {
                 (false, _) => Poll::Pending,
@@ -176,19 +184,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         Ok((course, trace))
     }
 
-    /// Answers a request; says whether the connection can have another one.
-    async fn answer(&mut self, visit: &Visit, course: Course, mut trace: Trace) -> bool {
+    /// Answers a request.
+    async fn answer(&mut self, visit: &Visit, course: Course, mut trace: Trace) -> After {
         let answered = match course {
             Course::Own(own) => Err(own),
             Course::To(errand) => match errand.run(self, &mut trace).await {
                 Ok(answered) => Ok(answered),
                 Err(Failed::Refused(refusal)) => Err(refusal.answer()),
-                Err(Failed::Left) => return false,
+                Err(Failed::Left) => return After::Gone,
             },
         };
         // A client that expects our word before it sends its body does not send it any more.
         let closes = !self.request.persists
-            || visit.closes()
+            || visit.door.is_closing()
             || !self.word.is_empty() && !self.body.is_over()
             || self.body.left().is_none_or(|left| left > MOST_DISCARDED);
         let done = match answered {
@@ -201,18 +209,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         };
         drop(trace);
         match done {
-            Ok(true) if self.discard().await => true,
-            Ok(true) => {
-                self.close(true).await;
-                false
-            }
-            Ok(false) => {
-                // Who asked for the end sends nothing more.
-                let linger = self.request.persists || !self.body.is_over();
-                self.close(linger).await;
-                false
-            }
-            Err(_) => false,
+            Ok(true) if self.discard().await => After::Next,
+            Ok(true) => After::Close { linger: true },
+            // Who asked for the end sends nothing more.
+            Ok(false) => After::Close { linger: self.request.persists || !self.body.is_over() },
+            Err(_) => After::Gone,
         }
     }
 
@@ -338,29 +339,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 
     /// Ends the connection so that the client gets what it was sent last.
-    async fn close(&mut self, linger: bool) {
-        let limit = Instant::now() + LINGER;
-        let mut shut = false;
-        poll_fn(|context| {
-            if !shut {
-                match Pin::new(&mut self.stream).poll_shutdown(context) {
-                    Poll::Ready(Ok(())) if linger => shut = true,
-                    Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => {}
-                }
-            }
-            while shut {
-                let unread = self.buffer.data().len();
-                self.buffer.consume(unread);
-                match self.buffer.poll_fill(context, &mut self.stream) {
-                    Poll::Ready(Ok(1..)) => {}
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(()),
-                    Poll::Pending => break,
-                }
-            }
-            if self.timer.is_over(context, limit) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+    async fn close(mut self, linger: bool) {
+        if linger {
+            greeting::linger(self.stream).await;
+        } else {
+            let _ = tokio::time::timeout(greeting::LINGER, self.stream.shutdown()).await;
+        }
     }
 }
 

@@ -20,11 +20,21 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::sys::descriptors;
+use crate::sys::fs;
 use crate::wire::ListenerSettings;
 
 use super::PAUSE;
+use super::greeting;
+use super::headers::Peer;
 use super::http1;
+use super::http2;
+use super::proxy_protocol;
 use super::state::State;
+use super::tls;
+use super::tls::Tls;
+
+/// Bytes of the longest chain with its key: a long one has ten thousand.
+const LONGEST_PEM: u64 = 1 << 20;
 
 /// What the router needs itself: standard streams, sockets, the runtime, and some for connections that end.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -35,7 +45,7 @@ const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// Something that happens again and again and is said now and then.
 #[derive(Default)]
-struct Complaint(Option<Instant>);
+pub(super) struct Complaint(Option<Instant>);
 
 impl Complaint {
     fn say(&mut self, what: impl FnOnce() -> String) {
@@ -47,11 +57,18 @@ impl Complaint {
 }
 
 /// One address that clients reach us at. Whoever came in by it keeps it, whatever becomes of the others.
+#[derive(Default)]
 pub(super) struct Listener {
     /// Whether `/_synapse/admin` is reachable on it.
-    pub(super) admin: Cell<bool>,
+    admin: Cell<bool>,
     /// Whether the router's metrics are.
     metrics: Cell<bool>,
+    /// How TLS is spoken on it; none where it is not.
+    tls: RefCell<Option<Rc<Tls>>>,
+    /// Whether each connection begins with the PROXY protocol.
+    proxy_protocol: Cell<bool>,
+    /// Who does not get as far as to ask.
+    refused: RefCell<Complaint>,
     /// Whether it takes nobody any more, and each who came in by it has one more answer.
     closed: watch::Sender<bool>,
 }
@@ -79,38 +96,43 @@ pub(super) struct Listeners {
     end: watch::Sender<End>,
     /// Who sends no whole head for so long is let go.
     longest_silence: Duration,
-    /// Told when somebody has left.
-    left: Rc<Notify>,
+    crowd: Rc<Crowd>,
 }
 
 impl Listeners {
     pub(super) fn new(longest_silence: Duration) -> Self {
         let end = watch::Sender::new(End::NotYet);
-        Self { open: RefCell::default(), end, longest_silence, left: Rc::default() }
+        Self { open: RefCell::default(), end, longest_silence, crowd: Rc::default() }
     }
 
     /// Listens at exactly these addresses, and returns when every other socket is closed. A socket that we have is kept,
-    /// and its connections never notice.
+    /// and its connections never notice. Of `descriptors` each listener has its socket and its certificates.
     ///
     /// # Errors
-    /// When a new socket cannot be used; then everything is as it was.
+    /// When a new socket or certificate cannot be used; then everything is as it was.
     pub(super) async fn replace(
         &self,
         settings: &[ListenerSettings],
-        sockets: Vec<OwnedFd>,
+        descriptors: Vec<OwnedFd>,
         state: &Rc<State>,
     ) -> io::Result<()> {
         if *self.end.borrow() != End::NotYet {
             return Ok(());
         }
         let mut fresh = Vec::new();
-        for (settings, socket) in settings.iter().zip(sockets) {
+        let mut tls = Vec::new();
+        let mut descriptors = descriptors.into_iter();
+        for settings in settings {
+            let socket = descriptors.next().ok_or(io::ErrorKind::InvalidInput)?;
             // Nobody else can have an address that we hold: what comes under a known one is the same socket.
             if !self.open.borrow().contains_key(&settings.address) {
                 let socket = std::net::TcpListener::from(socket);
                 socket.set_nonblocking(true)?;
                 fresh.push((settings.address, TcpListener::from_std(socket)?));
             }
+            let pems = descriptors.by_ref().take(usize::from(settings.certificates));
+            let pems = pems.map(|pem| fs::contents(&pem.into(), LONGEST_PEM)).collect::<Result<_, _>>()?;
+            tls.push(self.tls(settings, pems)?);
         }
         let mut gone = mem::take(&mut *self.open.borrow_mut());
         for settings in settings {
@@ -119,25 +141,23 @@ impl Listeners {
             }
         }
         for (address, socket) in fresh {
-            let listener = Rc::new(Listener {
-                admin: Cell::new(false),
-                metrics: Cell::new(false),
-                closed: watch::Sender::new(false),
-            });
+            let listener = Rc::new(Listener::default());
             let door = Door {
                 listener: Rc::clone(&listener),
                 state: Rc::clone(state),
                 end: self.end.subscribe(),
                 longest_silence: self.longest_silence,
-                left: Rc::clone(&self.left),
+                crowd: Rc::clone(&self.crowd),
             };
             let accepting = tokio::task::spawn_local(door.accept(socket));
             self.open.borrow_mut().insert(address, Open { listener, accepting });
         }
-        for settings in settings {
-            if let Some(open) = self.open.borrow().get(&settings.address) {
-                open.listener.admin.set(settings.admin);
-                open.listener.metrics.set(settings.metrics);
+        for (settings, tls) in settings.iter().zip(tls) {
+            if let Some(Open { listener, .. }) = self.open.borrow().get(&settings.address) {
+                listener.admin.set(settings.admin);
+                listener.metrics.set(settings.metrics);
+                listener.proxy_protocol.set(settings.proxy_protocol);
+                listener.tls.replace(tls);
             }
         }
         for Open { listener, accepting } in gone.into_values() {
@@ -145,6 +165,19 @@ impl Listeners {
             let _ = accepting.await;
         }
         Ok(())
+    }
+
+    /// How TLS is to be spoken on a listener: what is there already knows its clients, and stays if it may.
+    fn tls(&self, settings: &ListenerSettings, pems: Vec<String>) -> io::Result<Option<Rc<Tls>>> {
+        if !settings.tls {
+            return Ok(None);
+        }
+        let known =
+            self.open.borrow().get(&settings.address).and_then(|open| open.listener.tls.borrow().clone());
+        match known.filter(|known| known.stays(&pems)) {
+            Some(known) => Ok(Some(known)),
+            None => Tls::new(pems).map(|tls| Some(Rc::new(tls))),
+        }
     }
 
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
@@ -171,25 +204,38 @@ impl Listeners {
     }
 }
 
-/// What accepts has of its listener.
-struct Door {
+/// What a connection has of the listener that it came in by.
+#[derive(Clone)]
+pub(super) struct Door {
     listener: Rc<Listener>,
-    state: Rc<State>,
+    pub(super) state: Rc<State>,
     end: watch::Receiver<End>,
-    longest_silence: Duration,
-    left: Rc<Notify>,
+    pub(super) longest_silence: Duration,
+    crowd: Rc<Crowd>,
+}
+
+/// Everybody who is in.
+#[derive(Default)]
+struct Crowd {
+    count: Cell<usize>,
+    /// Told when somebody has left.
+    left: Notify,
 }
 
 /// Somebody who is in, until it is dropped.
-struct In {
-    left: Rc<Notify>,
-    connections: Gauge,
+pub(super) struct In(Rc<Crowd>);
+
+impl In {
+    fn to(crowd: &Rc<Crowd>) -> Self {
+        crowd.count.set(crowd.count.get() + 1);
+        Self(Rc::clone(crowd))
+    }
 }
 
 impl Drop for In {
     fn drop(&mut self) {
-        self.connections.dec();
-        self.left.notify_waiters();
+        self.0.count.set(self.0.count.get() - 1);
+        self.0.left.notify_waiters();
     }
 }
 
@@ -201,16 +247,58 @@ const fn most_in(limit: u64) -> u64 {
 }
 
 impl Door {
+    /// Somebody more who is in, if there is room.
+    pub(super) fn enter(&self) -> Option<In> {
+        ((self.crowd.count.get() as u64) < most_in(self.descriptors())).then(|| In::to(&self.crowd))
+    }
+
+    /// How many descriptors there are for this thread.
+    fn descriptors(&self) -> u64 {
+        descriptors::limit() / self.state.threads as u64
+    }
+
+    /// Whether `/_synapse/admin` is reachable by it.
+    pub(super) fn admin(&self) -> bool {
+        self.listener.admin.get()
+    }
+
+    /// Whether the router's metrics are.
+    pub(super) fn metrics(&self) -> bool {
+        self.listener.metrics.get()
+    }
+
+    /// Whether whoever came in by it has one more answer. An idle connection is not closed for it: a request may be on its
+    /// way.
+    pub(super) fn is_closing(&self) -> bool {
+        *self.listener.closed.borrow() || *self.end.borrow() != End::NotYet
+    }
+
+    /// Resolves when nobody may ask any more.
+    pub(super) fn stopping(&self) -> impl Future<Output = ()> + 'static + use<> {
+        let mut end = self.end.clone();
+        async move {
+            let _ = end.wait_for(|end| *end == End::Stopping).await;
+        }
+    }
+
+    /// Resolves once nobody who came in by it may go on for long.
+    pub(super) async fn closes(&self) {
+        let (mut closed, mut end) = (self.listener.closed.subscribe(), self.end.clone());
+        tokio::select! {
+            _ = closed.wait_for(|closed| *closed) => {}
+            _ = end.wait_for(|end| *end != End::NotYet) => {}
+        }
+    }
+
     /// Waits until one more may be let in; who is not waits in the kernel.
     async fn room(&self, complaint: &mut Complaint) {
         loop {
-            let left = self.left.notified();
+            let left = self.crowd.left.notified();
             tokio::pin!(left);
             // From here on nothing is missed.
             left.as_mut().enable();
-            let limit = descriptors::limit() / self.state.threads as u64;
-            // The others who hold it are the listeners and their doors.
-            let inside = Rc::strong_count(&self.left) - 1 - self.state.listeners.open.borrow().len();
+            let limit = self.descriptors();
+            let inside = self.crowd.count.get();
             if (inside as u64) < most_in(limit) {
                 return;
             }
@@ -262,54 +350,88 @@ impl Door {
     }
 
     fn admit(&self, stream: TcpStream, peer: IpAddr) {
+        let metrics = &self.state.metrics;
+        metrics.accepted.inc();
+        let connected = Connected::new(metrics.connections.clone());
+        let inside = In::to(&self.crowd);
+        let door = self.clone();
+        tokio::task::spawn_local(async move {
+            let _here = (connected, inside);
+            door.serve(stream, peer.to_canonical()).await;
+        });
+    }
+
+    /// Learns who has come and what it speaks, and serves it.
+    async fn serve(self, mut stream: TcpStream, peer: IpAddr) {
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        self.state.metrics.connections.inc();
-        self.state.metrics.accepted.inc();
-        let visit = Visit {
-            listener: Rc::clone(&self.listener),
-            state: Rc::clone(&self.state),
-            end: self.end.clone(),
-            longest_silence: self.longest_silence,
-            peer: peer.to_canonical(),
-            _in: In { left: Rc::clone(&self.left), connections: self.state.metrics.connections.clone() },
-        };
-        tokio::task::spawn_local(http1::serve(visit, stream));
-    }
-}
-
-/// A client's stay, by the listener that it came in by.
-pub(super) struct Visit {
-    listener: Rc<Listener>,
-    pub(super) state: Rc<State>,
-    end: watch::Receiver<End>,
-    /// Who sends no whole head for so long is let go.
-    pub(super) longest_silence: Duration,
-    pub(super) peer: IpAddr,
-    _in: In,
-}
-
-impl Visit {
-    /// Whether `/_synapse/admin` is reachable for it.
-    pub(super) fn admin(&self) -> bool {
-        self.listener.admin.get()
-    }
-
-    /// Whether the router's metrics are.
-    pub(super) fn metrics(&self) -> bool {
-        self.listener.metrics.get()
-    }
-
-    /// Whether its next answer is the last one. An idle connection is not closed for it: a request may be on its way.
-    pub(super) fn closes(&self) -> bool {
-        *self.listener.closed.borrow() || *self.end.borrow() != End::NotYet
-    }
-
-    /// Resolves when nobody may ask any more.
-    pub(super) fn stopping(&self) -> impl Future<Output = ()> + 'static + use<> {
-        let mut end = self.end.clone();
-        async move {
-            let _ = end.wait_for(|end| *end == End::Stopping).await;
+        let give_up = Instant::now() + greeting::LIMIT.min(self.longest_silence);
+        let mut client = Peer { address: peer, https: false };
+        if self.listener.proxy_protocol.get() {
+            let table = self.state.table();
+            let header = proxy_protocol::read(&mut stream, peer, &table.trusted_proxies);
+            match greeting::within(give_up, header).await {
+                Ok(said) => client = said,
+                Err(error) => return self.refuse(peer, "was refused", &error),
+            }
         }
+        let tls = self.listener.tls.borrow().clone();
+        let Some(tls) = tls else { return self.serve_plain(stream, client).await };
+        let stream = match greeting::within(give_up, tls.accept(stream)).await {
+            Ok(stream) => stream,
+            Err(error) => return self.refuse(peer, "does not get through to us by TLS", &error),
+        };
+        client.https = true;
+        // What a connection keeps is large for either, and only one of them is needed.
+        if tls::is_http2(&stream) {
+            Box::pin(http2::serve(stream, Visit { door: self, peer: client })).await;
+        } else {
+            Box::pin(http1::serve(Visit { door: self, peer: client }, stream)).await;
+        }
+    }
+
+    fn refuse(&self, peer: IpAddr, what: &str, why: &io::Error) {
+        let say = || format!("{peer} {what}: {why}\n  it may be one of many, this is said once a minute");
+        self.listener.refused.borrow_mut().say(say);
+    }
+
+    async fn serve_plain(self, stream: TcpStream, client: Peer) {
+        let speaks_http2 = tokio::select! {
+            speaks = tokio::time::timeout(self.longest_silence, greeting::speaks_http2(&stream)) => match speaks {
+                Ok(Ok(speaks)) => speaks,
+                Ok(Err(_)) | Err(_) => return,
+            },
+            // Who has not said anything yet is let go like anybody who is idle.
+            () = self.stopping() => false,
+        };
+        let visit = Visit { door: self, peer: client };
+        if speaks_http2 {
+            Box::pin(http2::serve(stream, visit)).await;
+        } else {
+            Box::pin(http1::serve(visit, stream)).await;
+        }
+    }
+}
+
+/// A client's stay.
+pub(super) struct Visit {
+    /// By which it came in.
+    pub(super) door: Door,
+    pub(super) peer: Peer,
+}
+
+/// A connection, as long as it is counted.
+struct Connected(Gauge);
+
+impl Connected {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -1,6 +1,6 @@
 //! The data plane: a process of its own that takes requests and passes each to the process that answers it.
 //!
-//! All untrusted input ends here; it knows no secret and reads no file.
+//! All untrusted input ends here. It reads no file, and the only secrets that it knows are the keys of its certificates.
 
 use std::io;
 use std::num::NonZero;
@@ -22,19 +22,23 @@ mod charge;
 mod control;
 mod exchange;
 mod forward;
+mod greeting;
 mod headers;
 mod http1;
+mod http2;
 mod inbound;
 mod limits;
 mod listen;
 mod metrics;
 mod outgoing;
 mod park;
+mod proxy_protocol;
 mod queue;
 mod reading;
 mod state;
 mod team;
 mod timer;
+mod tls;
 mod trace;
 mod translate;
 mod upstream;

@@ -47,10 +47,10 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
     let visible = target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     let is_path = target.starts_with('/') || target == "*" && head.method == "OPTIONS";
     if head.uri.authority().is_some() || !visible || !is_path {
-        return own(Refusal::BadTarget.answer(), None);
+        return refuse(Refusal::BadTarget);
     }
     let fields = |name| head.headers.get_all(name).iter().map(HeaderValue::as_bytes);
-    let trusted = &visit.state.table().trusted_proxies;
+    let trusted = &visit.door.state.table().trusted_proxies;
     let client = Client::of(visit.peer, fields("x-forwarded-for"), fields("x-forwarded-proto"), trusted);
     let length = match head.headers.get(header::CONTENT_LENGTH).map(HeaderValue::to_str) {
         // The library counts the bytes.
@@ -58,7 +58,7 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
         None if body.is_end_stream() => Some(Length::Known(0)),
         None => Some(Length::Chunked),
     };
-    let Some(length) = length else { return own(Refusal::BadRequest.answer(), None) };
+    let Some(length) = length else { return refuse(Refusal::BadRequest) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let asked = Asked {
         method: head.method.as_str(),
@@ -67,11 +67,11 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
         authorization: head.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()),
         body: length,
         client,
-        admin: visit.admin(),
-        metrics: visit.metrics(),
+        admin: visit.door.admin(),
+        metrics: visit.door.metrics(),
     };
-    let mut trace = Trace::new(&visit.state, client.address, head.method.as_str(), target, "HTTP/2.0");
-    let (choice, again, poll, allowed) = match forward::judge(&visit.state, &asked) {
+    let mut trace = Trace::new(&visit.door.state, client.address, head.method.as_str(), target, "HTTP/2.0");
+    let (choice, again, poll, allowed) = match forward::judge(&visit.door.state, &asked) {
         Verdict::Own(answer) => return own(answer, Some(trace)),
         Verdict::To { class, choice, again, poll, allowed } => {
             trace.class = class;
@@ -83,13 +83,13 @@ pub(super) async fn answer(visit: &Visit, request: Request<Incoming>) -> Respons
         outgoing.field(name.as_str(), value.as_bytes());
     }
     outgoing.finish(client);
-    let charge = Charge { state: Rc::clone(&visit.state), choice };
+    let charge = Charge { state: Rc::clone(&visit.door.state), choice };
     let mut stream = Stream { body, portion: Bytes::new(), pace: Pace::new(allowed), timer: Timer::new() };
     match (Errand { charge, outgoing, poll }).run(&mut stream, &mut trace).await {
         Ok(answered) => pass_on(answered, trace),
         Err(Failed::Refused(refusal)) => own(refusal.answer(), Some(trace)),
         // Nobody reads it.
-        Err(Failed::Left) => own(Refusal::BadRequest.answer(), None),
+        Err(Failed::Left) => refuse(Refusal::BadRequest),
     }
 }
 
@@ -188,6 +188,11 @@ impl HttpBody for Body {
             Content::Process(_) => SizeHint::default(),
         }
     }
+}
+
+/// A refusal of a request that is not looked at.
+pub(super) fn refuse(refusal: Refusal) -> Response<Body> {
+    own(refusal.answer(), None)
 }
 
 fn own(own: Own, mut trace: Option<Trace>) -> Response<Body> {

@@ -293,7 +293,7 @@ impl Driver {
         self.leaving.retain(|name, _| self.running.topology.unit(name).is_none());
         self.leaving.extend(gone.map(|unit| (unit.name.clone(), unit)));
         self.core.set_policy(policy(&self.running.config));
-        self.around.listeners.take(bound, &self.running.config.listen);
+        self.around.listeners.take(bound, &self.running.config.listen, &self.running.secrets);
         self.tell_table();
         if old.config.database != self.running.config.database
             || old.config.redis != self.running.config.redis

@@ -1,7 +1,9 @@
 //! The supervisor's end of its connection to the router.
 
+use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +13,35 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::supervise::Life;
+use crate::sys::fs;
 use crate::sys::lines::Lines;
 use crate::wire::FromRouter;
 use crate::wire::ToRouter;
 
 use super::News;
+use super::listeners::Pem;
 
 /// Between the loss of a connection and the next attempt.
 const REDIAL: Duration = Duration::from_millis(100);
 
-/// What is told, and the sockets that go with it.
-type Message = (ToRouter, Vec<Arc<TcpListener>>);
+/// What is told, and what goes with it.
+type Message = (ToRouter, Vec<Attached>);
+
+/// What goes with a line, as a descriptor.
+pub(super) enum Attached {
+    Socket(Arc<TcpListener>),
+    /// Text that must stand in no line and no file.
+    Certificate(Pem),
+}
+
+impl Attached {
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Socket(socket) => socket.as_fd().try_clone_to_owned(),
+            Self::Certificate(pem) => fs::sealed("certificate", pem.0.as_bytes()).map(OwnedFd::from),
+        }
+    }
+}
 
 /// One router process and the way to tell it things.
 #[derive(Debug)]
@@ -50,9 +70,9 @@ impl Link {
         let _ = self.messages.send((message, Vec::new()));
     }
 
-    /// Tells it a table, with the sockets of its listeners.
-    pub(super) fn tell_table(&self, table: ToRouter, sockets: Vec<Arc<TcpListener>>) {
-        let _ = self.messages.send((table, sockets));
+    /// Tells it a table, with the sockets and certificates of its listeners.
+    pub(super) fn tell_table(&self, table: ToRouter, attached: Vec<Attached>) {
+        let _ = self.messages.send((table, attached));
     }
 }
 
@@ -67,15 +87,17 @@ async fn talk(
     socket: &PathBuf,
     mut queue: mpsc::UnboundedReceiver<Message>,
     news: &mpsc::UnboundedSender<News>,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     let stream = tokio::time::timeout(Duration::from_secs(10), UnixStream::connect(socket)).await??;
     let mut lines = Lines::new(stream);
     loop {
         tokio::select! {
             message = queue.recv() => {
-                let Some((message, sockets)) = message else { return Ok(()) };
-                let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                lines.send(&serde_json::to_vec(&message)?, &sockets).await?;
+                let Some((message, attached)) = message else { return Ok(()) };
+                let owned: Vec<OwnedFd> =
+                    attached.iter().map(Attached::descriptor).collect::<io::Result<_>>()?;
+                let descriptors: Vec<_> = owned.iter().map(AsFd::as_fd).collect();
+                lines.send(&serde_json::to_vec(&message)?, &descriptors).await?;
             }
             line = lines.receive() => {
                 let Some(line) = line? else { return Ok(()) };

@@ -1,16 +1,20 @@
 //! The router's listening sockets: ours, so that its clients wait while it is away, and addresses come and go alive.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use crate::config::CertificateFiles;
 use crate::config::Listen;
 use crate::config::collide;
+use crate::config::secret::SecretValues;
 use crate::sys::socket;
 use crate::wire::ListenerSettings;
 
+use super::link::Attached;
 use super::store;
 
 /// Every address that is listened at.
@@ -25,6 +29,18 @@ pub(super) struct Listeners {
 struct Held {
     socket: Arc<TcpListener>,
     settings: ListenerSettings,
+    certificates: Vec<Pem>,
+}
+
+/// A chain with its private key, as the router is given it.
+#[derive(Clone)]
+pub(super) struct Pem(pub(super) Arc<str>);
+
+/// Nothing of what it is.
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pem")
+    }
 }
 
 /// Sockets that nobody is accepted from yet; closed when they are dropped.
@@ -36,10 +52,21 @@ impl Listeners {
     pub(super) fn take_back(&mut self, kept: &mut BTreeMap<SocketAddr, TcpListener>, listen: &[Listen]) {
         for listen in listen {
             if let Some(socket) = kept.remove(&listen.address) {
-                self.held
-                    .insert(listen.address, Held { socket: Arc::new(socket), settings: settings(listen) });
+                self.hold(listen.address, Arc::new(socket));
             }
         }
+    }
+
+    fn hold(&mut self, address: SocketAddr, socket: Arc<TcpListener>) {
+        let settings = ListenerSettings {
+            address,
+            admin: false,
+            metrics: false,
+            tls: false,
+            certificates: 0,
+            proxy_protocol: false,
+        };
+        self.held.insert(address, Held { socket, settings, certificates: Vec::new() });
     }
 
     /// What the sockets are called where they are kept.
@@ -64,16 +91,32 @@ impl Listeners {
         new.map(bind).collect::<Result<_, _>>().map(Bound)
     }
 
-    /// Listens at these too, and serves the admin API where this says so.
-    pub(super) fn take(&mut self, bound: Bound, listen: &[Listen]) {
+    /// Listens at these too, and serves each as this says.
+    pub(super) fn take(&mut self, bound: Bound, listen: &[Listen], secrets: &SecretValues) {
         for (address, socket) in bound.0 {
             store::keep_socket(&address.to_string(), &*socket);
-            let settings = ListenerSettings { address, admin: false, metrics: false };
-            self.held.insert(address, Held { socket, settings });
+            self.hold(address, socket);
         }
+        for Listen { address, admin, metrics, tls, proxy_protocol } in listen {
+            if let Some(held) = self.held.get_mut(address) {
+                held.settings.admin = *admin;
+                held.settings.metrics = *metrics;
+                held.settings.tls = !tls.is_empty();
+                held.settings.proxy_protocol = *proxy_protocol;
+            }
+        }
+        self.certify(listen, secrets);
+    }
+
+    /// Gives each the certificates that this says, as they were read.
+    pub(super) fn certify(&mut self, listen: &[Listen], secrets: &SecretValues) {
+        let pem = |files: &CertificateFiles| {
+            files.texts(secrets).map(|(chain, key)| Pem(format!("{chain}\n{key}\n").into()))
+        };
         for listen in listen {
             if let Some(held) = self.held.get_mut(&listen.address) {
-                held.settings = settings(listen);
+                held.certificates = listen.tls.iter().filter_map(pem).collect();
+                held.settings.certificates = u16::try_from(held.certificates.len()).unwrap_or(u16::MAX);
             }
         }
     }
@@ -95,9 +138,20 @@ impl Listeners {
         self.leaving.retain(|address, _| accepting.contains(address));
     }
 
-    /// All of them, as the router must know them.
-    pub(super) fn all(&self) -> (Vec<ListenerSettings>, Vec<Arc<TcpListener>>) {
-        self.held.values().map(|held| (held.settings, Arc::clone(&held.socket))).unzip()
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &TcpListener> {
+        self.held.values().map(|held| &*held.socket)
+    }
+
+    /// All of them, as the router must know them, and what comes with that.
+    pub(super) fn all(&self) -> (Vec<ListenerSettings>, Vec<Attached>) {
+        let attached = |held: &Held| {
+            let certificates = held.certificates.iter().map(|pem| Attached::Certificate(pem.clone()));
+            std::iter::once(Attached::Socket(Arc::clone(&held.socket)))
+                .chain(certificates)
+                .collect::<Vec<_>>()
+        };
+        let settings = self.held.values().map(|held| held.settings).collect();
+        (settings, self.held.values().flat_map(attached).collect())
     }
 
     fn cannot_listen(&self, address: SocketAddr, error: &io::Error) -> String {
@@ -130,18 +184,16 @@ impl Listeners {
     }
 }
 
-const fn settings(listen: &Listen) -> ListenerSettings {
-    ListenerSettings { address: listen.address, admin: listen.admin, metrics: listen.metrics }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
 
+    use crate::config::secret::SecretSource;
+
     use super::*;
 
     fn at(address: SocketAddr) -> Listen {
-        Listen { address, admin: false, metrics: false }
+        Listen { address, admin: false, metrics: false, tls: Vec::new(), proxy_protocol: false }
     }
 
     /// An address that nobody has at this moment.
@@ -152,7 +204,7 @@ mod tests {
     fn listening(listen: &[Listen]) -> Listeners {
         let mut listeners = Listeners::default();
         let bound = listeners.bind(listen).unwrap();
-        listeners.take(bound, listen);
+        listeners.take(bound, listen, &SecretValues::default());
         listeners
     }
 
@@ -192,11 +244,12 @@ mod tests {
         let (stays, goes) = (free(), free());
         let both = [at(stays), at(goes)];
         let one = [Listen { admin: true, ..at(stays) }];
+        let none = SecretValues::default();
         let mut listeners = listening(&both);
         // The router's copies.
         let (_, router) = listeners.all();
         assert!(listeners.bind(&one).unwrap().0.is_empty());
-        listeners.take(Bound::default(), &one);
+        listeners.take(Bound::default(), &one, &none);
         let mut all = vec![(stays, true), (goes, false)];
         all.sort_unstable();
         assert_eq!(addresses(&listeners), all, "until the change is made");
@@ -208,7 +261,7 @@ mod tests {
         drop(router);
         listeners.let_go(&[stays]);
         assert!(answers(goes), "somebody waits to listen at it again");
-        listeners.take(back, &both);
+        listeners.take(back, &both, &none);
         all = vec![(stays, false), (goes, false)];
         all.sort_unstable();
         assert_eq!(addresses(&listeners), all);
@@ -216,5 +269,37 @@ mod tests {
         listeners.let_go(&[stays]);
         assert!(answers(stays));
         assert!(!answers(goes));
+    }
+
+    #[test]
+    fn a_certificate_comes_with_the_socket_of_its_listener() {
+        // Mutations, each seen red: those of every listener after all sockets; one that lacks its key sent; the count of
+        // before kept.
+        let source = |name: &str| SecretSource::Credential(name.to_owned());
+        let files = |name: &str| CertificateFiles { certificate: source(name), key: source("key") };
+        let mut secrets = SecretValues::default();
+        for name in ["one", "other", "key"] {
+            secrets.insert(source(name), name.to_owned());
+        }
+        let mut addresses = [free(), free()];
+        addresses.sort_unstable();
+        let secured =
+            Listen { tls: vec![files("one"), files("missing"), files("other")], ..at(addresses[0]) };
+        let listen = [secured, at(addresses[1])];
+        let mut listeners = listening(&listen);
+        let kinds = |listeners: &Listeners| {
+            let (settings, attached) = listeners.all();
+            let shown = attached.iter().map(|attached| match attached {
+                Attached::Socket(_) => "socket".to_owned(),
+                Attached::Certificate(pem) => pem.0.replace('\n', " "),
+            });
+            let told = settings.iter().map(|settings| (settings.tls, settings.certificates));
+            (told.collect::<Vec<_>>(), shown.collect::<Vec<_>>())
+        };
+        let sockets = vec!["socket".to_owned(); 2];
+        assert_eq!(kinds(&listeners), (vec![(true, 0), (false, 0)], sockets));
+        listeners.certify(&listen, &secrets);
+        let expected = ["socket", "one key ", "other key ", "socket"].map(str::to_owned).to_vec();
+        assert_eq!(kinds(&listeners), (vec![(true, 2), (false, 0)], expected));
     }
 }

@@ -33,6 +33,7 @@ mod adopt;
 mod after_stop;
 mod apply;
 mod births;
+mod certificates;
 mod children;
 mod chosen;
 mod keep;
@@ -73,6 +74,7 @@ pub use upgrade::check_offers;
 
 use adopt::Survivors;
 use births::Births;
+use certificates::Faults;
 use orders::Orders;
 use processes::Processes;
 use reload::Asked;
@@ -165,6 +167,7 @@ struct Driver {
     serving: JoinHandle<()>,
     commands: mpsc::Sender<Command>,
     mending: mend::Mending,
+    certificate_faults: Faults,
     /// What asks after the readiness of each unit.
     probes: BTreeMap<UnitName, JoinHandle<()>>,
     troubles: BTreeMap<UnitName, String>,
@@ -262,6 +265,9 @@ impl Driver {
         if !self.stopping {
             self.recycle();
             self.mend_sockets();
+            if !self.around.lacks("watch") {
+                self.look_at_certificates();
+            }
         }
     }
 

@@ -90,6 +90,7 @@ impl Driver {
                 let facts = report::Facts {
                     config: &self.running.config,
                     topology: &self.running.topology,
+                    certificates: self.certificates(),
                     pids: &self.pids,
                     made: &self.births.made,
                     problems: &self.births.problems,
@@ -103,6 +104,7 @@ impl Driver {
                         .chain(self.finishing())
                         .chain(self.unkept.clone())
                         .chain(self.mending.notes())
+                        .chain(self.certificate_notes())
                         .chain(no_descriptors())
                         .chain(differs)
                         .collect(),

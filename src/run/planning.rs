@@ -36,6 +36,9 @@ impl Driver {
             Ok(usable) => usable,
             Err(unusable) => return PlanReport::Unusable { message: unusable.to_string() },
         };
+        if !usable.without_certificate.is_empty() {
+            return PlanReport::Unusable { message: usable.without_certificate };
+        }
         match self.plan_for(&deployment(&usable)) {
             Ok(plan) => PlanReport::Planned {
                 empty: plan.is_empty(),

@@ -121,6 +121,10 @@ impl Driver {
         let usable = toml::usable(&self.config_path, self.credentials.as_ref());
         let name = self.config_path.display().to_string();
         match usable {
+            // Who says that the files are to be read wants to know what is wrong with them.
+            Ok(Usable { without_certificate, .. }) if !without_certificate.is_empty() => {
+                asked.refuse(without_certificate);
+            }
             Ok(usable) => self.consider(asked, name, usable, None),
             Err(problems) => asked.refuse(problems.to_string()),
         }
@@ -242,7 +246,11 @@ impl Driver {
     }
 
     fn consider(&mut self, asked: Asked, name: String, usable: Usable, back_to: Option<u64>) {
-        let target = planning::deployment(&usable);
+        let mut target = planning::deployment(&usable);
+        // On the way back, and after a crash, what cannot be read is gone on with as it is.
+        let tls = target.config.listen.iter().flat_map(|listen| &listen.tls);
+        let tls = tls.flat_map(|files| [&files.certificate, &files.key]);
+        target.secrets.inherit(&self.running.secrets, tls);
         let plan = match self.plan_for(&target) {
             Ok(plan) => plan,
             Err(why) => return asked.fail(format!("nothing was changed: {why}")),

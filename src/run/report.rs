@@ -9,6 +9,7 @@ use crate::supervise::UnitStatus;
 use crate::topology::Role;
 use crate::topology::Topology;
 use crate::topology::UnitName;
+use crate::wire::CertificateReport;
 use crate::wire::Made;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
@@ -20,6 +21,7 @@ use super::processes::Processes;
 pub(super) struct Facts<'a> {
     pub(super) config: &'a Config,
     pub(super) topology: &'a Topology,
+    pub(super) certificates: Vec<CertificateReport>,
     pub(super) pids: &'a Processes,
     pub(super) made: &'a BTreeMap<UnitName, Made>,
     /// What of this Synapse the bootstrap does not recognise.
@@ -52,6 +54,7 @@ pub(super) fn report(units: Vec<UnitStatus>, facts: &Facts<'_>) -> StatusReport 
         takeovers: facts.takeovers,
         state,
         listen: facts.config.listen.iter().map(|listen| listen.address.to_string()).collect(),
+        certificates: facts.certificates.clone(),
         notes: facts.notes.iter().cloned().chain(how_made(facts)).collect(),
         units: ordered.chain(leaving).map(|unit| unit_report(unit, facts)).collect(),
     }

@@ -162,7 +162,7 @@ impl Driver {
         let retired = self.core.is_retired(life);
         let Some(router) = self.routers.known.get_mut(life) else { return };
         // A retired one takes nobody any more, wherever that would be.
-        let (listeners, sockets) = if retired { Default::default() } else { self.around.listeners.all() };
+        let (listeners, attached) = if retired { Default::default() } else { self.around.listeners.all() };
         router.addresses.extend(listeners.iter().map(|listener| listener.address));
         let table = ToRouter::Table {
             topology: self.running.topology.clone(),
@@ -171,7 +171,7 @@ impl Driver {
             largest_upload: self.running.config.max_upload_size(),
             access_log: self.running.config.access_log,
         };
-        router.link.tell_table(table, sockets);
+        router.link.tell_table(table, attached);
     }
 
     pub(super) fn tell(&self, message: &ToRouter) {

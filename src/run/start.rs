@@ -149,7 +149,7 @@ pub fn supervise(
     // Our own copy must not be in the way of another address.
     kept.tcp.clear();
     let bound = bind(&listeners, config, survivors.as_mut()).map_err(StartError::Failed)?;
-    listeners.take(bound, &config.listen);
+    listeners.take(bound, &config.listen, &usable.secrets);
 
     layout.make(&users).map_err(failed)?;
     let mut only = match only {
@@ -378,6 +378,7 @@ impl Parts {
             serving,
             commands: commands_in,
             mending: Mending::default(),
+            certificate_faults: BTreeMap::new(),
             probes: BTreeMap::new(),
             troubles: BTreeMap::new(),
             routers: Routers::default(),

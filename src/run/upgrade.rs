@@ -204,9 +204,8 @@ impl Driver {
 
     /// Copies of every socket that somebody may come in by.
     fn passed_on(&self) -> io::Result<Vec<OwnedFd>> {
-        let (_, tcp) = self.around.listeners.all();
-        let sockets =
-            tcp.iter().map(AsFd::as_fd).chain(self.sockets.all()).chain([self.around.control.as_fd()]);
+        let tcp = self.around.listeners.sockets().map(AsFd::as_fd);
+        let sockets = tcp.chain(self.sockets.all()).chain([self.around.control.as_fd()]);
         sockets.map(|socket| socket.try_clone_to_owned()).collect()
     }
 }

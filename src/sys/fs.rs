@@ -20,8 +20,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
+use nix::fcntl::FcntlArg;
 use nix::fcntl::Flock;
 use nix::fcntl::FlockArg;
+use nix::fcntl::SealFlag;
+use nix::fcntl::fcntl;
+use nix::sys::memfd::MFdFlags;
+use nix::sys::memfd::memfd_create;
 use nix::unistd::UnlinkatFlags;
 use nix::unistd::unlinkat;
 
@@ -335,7 +340,18 @@ pub fn append(path: &Path, owner: Option<&User>) -> Result<File, FsError> {
 
 /// A file in memory that has no name: nobody comes to it who was not given its descriptor.
 pub fn nameless(name: &str) -> io::Result<File> {
-    Ok(nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?.into())
+    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?.into())
+}
+
+/// A file without a name that holds this and never anything else (memfd_create(2), F_SEAL_WRITE of fcntl(2)).
+pub fn sealed(name: &str, bytes: &[u8]) -> io::Result<File> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut file = File::from(memfd_create(name, flags)?);
+    file.write_all(bytes)?;
+    let seals =
+        SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file)
 }
 
 /// What a file holds from its beginning, at most `most` bytes, wherever its writer stands.

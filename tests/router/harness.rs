@@ -1,5 +1,7 @@
 //! A router, with the supervisor's, a client's and a process's end of its connections.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::IoSlice;
@@ -47,6 +49,10 @@ pub(crate) struct Harness {
     pub(crate) port: u16,
     /// What it listens at, and whether the admin API is reachable there.
     pub(crate) sockets: Vec<(TcpListener, bool)>,
+    /// Ports at which TLS is spoken, and with which certificates.
+    pub(crate) tls: BTreeMap<u16, Vec<String>>,
+    /// Ports at which a connection begins with the PROXY protocol.
+    pub(crate) proxied: BTreeSet<u16>,
     pub(crate) supervisor: BufReader<UnixStream>,
     pub(crate) topology: Topology,
     pub(crate) stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -124,6 +130,8 @@ impl Harness {
             directory,
             port,
             sockets,
+            tls: BTreeMap::new(),
+            proxied: BTreeSet::new(),
             supervisor,
             topology,
             stop: Some(stop),
@@ -153,10 +161,17 @@ impl Harness {
 
     /// The table as it now should be.
     pub(crate) fn table_line(&self) -> String {
-        let settings = |(socket, admin): &(TcpListener, bool)| ListenerSettings {
-            address: socket.local_addr().unwrap(),
-            admin: *admin,
-            metrics: *admin,
+        let settings = |(socket, admin): &(TcpListener, bool)| {
+            let address = socket.local_addr().unwrap();
+            let tls = self.tls.get(&address.port());
+            ListenerSettings {
+                address,
+                admin: *admin,
+                metrics: *admin,
+                tls: tls.is_some(),
+                certificates: tls.map_or(0, |pems| u16::try_from(pems.len()).unwrap()),
+                proxy_protocol: self.proxied.contains(&address.port()),
+            }
         };
         let listeners = self.sockets.iter().map(settings).collect();
         let trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
@@ -178,9 +193,18 @@ impl Harness {
         FromRouter::Accepting { addresses }
     }
 
-    /// Sends text, and the sockets with it.
+    /// Sends text, and with it the sockets, each with its certificates.
     pub(crate) fn send(&self, text: &str) {
-        let numbers: Vec<i32> = self.sockets.iter().map(|(socket, _)| socket.as_raw_fd()).collect();
+        let mut certificates = Vec::new();
+        let mut numbers: Vec<i32> = Vec::new();
+        for (socket, _) in &self.sockets {
+            numbers.push(socket.as_raw_fd());
+            for pem in self.tls.get(&socket.local_addr().unwrap().port()).into_iter().flatten() {
+                let file = synvisor::sys::fs::sealed("certificate", pem.as_bytes()).unwrap();
+                numbers.push(file.as_raw_fd());
+                certificates.push(file);
+            }
+        }
         let rights = [ControlMessage::ScmRights(&numbers)];
         let text = [IoSlice::new(text.as_bytes())];
         let number = self.supervisor.get_ref().as_raw_fd();

@@ -197,6 +197,9 @@ fn a_table_that_lacks_its_sockets_is_not_obeyed() {
         address: "127.0.0.1:9".parse().unwrap(),
         admin: true,
         metrics: false,
+        tls: false,
+        certificates: 0,
+        proxy_protocol: false,
     };
     let topology = harness.topology.clone();
     harness.tell(&ToRouter::Table {

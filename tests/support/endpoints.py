@@ -81,13 +81,19 @@ namespaces:
     return path
 
 
+def issue(directory: Path, days: int, host: str = "localhost") -> None:
+    """A certificate and its key, as an ACME client leaves them."""
+    key, file = directory / "tls.key", directory / "tls.crt"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", str(days)]
+    names = ["-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}"]
+    files = ["-keyout", str(key), "-out", str(file)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+
+
 def certificate(directory: Path) -> ssl.SSLContext:
     """What localhost proves itself with; whoever is to believe it reads `tls.crt`."""
     key, file = directory / "tls.key", directory / "tls.crt"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(key), "-out", str(file)]
-    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    issue(directory, 2)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(file, key)
     return context

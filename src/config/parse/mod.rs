@@ -10,6 +10,7 @@ use toml::de::DeTable;
 
 use super::Config;
 use super::Installed;
+use super::Kind;
 use super::Parsed;
 use super::Referred;
 use super::Secrets;
@@ -117,6 +118,12 @@ impl Parser<'_> {
             supervisor: dirs,
         };
         self.check_sockets(&supervisor, &partial);
+        if partial.trusted_proxies.is_empty() && partial.listen.iter().any(|listen| listen.proxy_protocol) {
+            let what =
+                "trusted_proxies is empty, and a [[listen]] has proxy_protocol: everybody is refused there";
+            let remedy = "name the addresses of the proxies that pass connections on";
+            self.problems.push(Problem::warning(root.place("trusted_proxies"), what, remedy));
+        }
         let mut tables = vec![root, workers, database, redis, python, router, secrets, supervisor];
         tables.extend(listen);
         let ours = tables.iter().flat_map(|table| table.effective.iter().cloned());
@@ -209,7 +216,7 @@ impl Parser<'_> {
     }
 
     fn refer(&mut self, source: SecretSource, place: Range<usize>) {
-        self.files.push(Referred { source, place, remedy: FILL_IN });
+        self.files.push(Referred { source, place, remedy: FILL_IN, kind: Kind::Secret });
     }
 
     fn secrets(&mut self, reader: &mut Reader<'_, '_>, dirs: &Supervisor) -> Secrets {
@@ -218,7 +225,8 @@ impl Parser<'_> {
             match reader.secret(secret.key(), &mut self.problems) {
                 Some(found) => {
                     let remedy = if secret == Secret::SigningKey { OLD_KEY } else { FILL_IN };
-                    self.files.push(Referred { source: found.value.clone(), place: found.place, remedy });
+                    let (source, place) = (found.value.clone(), found.place);
+                    self.files.push(Referred { source, place, remedy, kind: Kind::Secret });
                     files.insert(secret, found.value);
                 }
                 None => {
@@ -233,7 +241,7 @@ impl Parser<'_> {
             let source = SecretSource::File(Secret::SigningKey.path(&dirs.state_dir));
             let remedy = "put the homeserver's signing key there, with mode 0600: with a new one other servers would not \
                           believe that it is the same; if there never was one, remove signing_key_required";
-            self.files.push(Referred { source, place: place.clone(), remedy });
+            self.files.push(Referred { source, place: place.clone(), remedy, kind: Kind::Secret });
         }
         Secrets { files, signing_key_required: signing_key_required.is_some() }
     }

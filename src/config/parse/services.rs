@@ -1,13 +1,18 @@
 //! `[database]`, `[redis]`, `[python]`, `[[listen]]`: what is around the processes of Synapse.
 
+use toml::Value;
+
 use super::super::AccessLog;
+use super::super::CertificateFiles;
 use super::super::Database;
 use super::super::Endpoint;
 use super::super::ExternalDatabase;
 use super::super::ExternalRedis;
+use super::super::Kind;
 use super::super::Listen;
 use super::super::Python;
 use super::super::Redis;
+use super::super::Referred;
 use super::super::Supervisor;
 use super::super::check;
 use super::super::effective::Origin;
@@ -134,10 +139,13 @@ impl Parser<'_> {
             tables.push(root.absent(keys::listen()));
         }
         let mut listen: Vec<Listen> = Vec::new();
-        for table in tables {
+        let mut certificates = Vec::new();
+        for table in tables.iter_mut() {
             let address = table.text("address", &mut self.problems);
             let admin = table.truth("admin", &mut self.problems);
             let metrics = table.truth("metrics", &mut self.problems);
+            let tls = self.certificates(table, &mut certificates);
+            let proxy_protocol = table.truth("proxy_protocol", &mut self.problems);
             if root.has("listen") && !table.has("address") {
                 let remedy = "write an address and a port, like address = \"127.0.0.1:8008\"";
                 self.error(table.place("address"), "address is missing in [[listen]]", remedy);
@@ -166,8 +174,10 @@ impl Parser<'_> {
                 self.problems.push(Problem::warning(metrics.place.clone(), what, remedy));
             }
             let is_set = |found: Option<Found<bool>>| found.is_some_and(|found| found.value);
-            listen.push(Listen { address, admin: is_set(admin), metrics: is_set(metrics) });
+            let (admin, metrics, proxy_protocol) = (is_set(admin), is_set(metrics), is_set(proxy_protocol));
+            listen.push(Listen { address, admin, metrics, tls, proxy_protocol });
         }
+        tables.extend(certificates);
         listen
     }
 
@@ -175,5 +185,56 @@ impl Parser<'_> {
         let found = reader.text("access_log", &mut self.problems);
         let named = |name: &str| AccessLog::ALL.into_iter().find(|format| format.name() == name);
         found.and_then(|found| named(&found.value)).unwrap_or_default()
+    }
+
+    /// `tls` of a `[[listen]]`; the tables in it are added to `read`.
+    fn certificates<'a, 'i>(
+        &mut self,
+        table: &mut Reader<'a, 'i>,
+        read: &mut Vec<Reader<'a, 'i>>,
+    ) -> Vec<CertificateFiles> {
+        let Some(tables) = table.tables("tls", &keys::certificate(), &mut self.problems) else {
+            return Vec::new();
+        };
+        if tables.is_empty() {
+            let remedy =
+                "write tls = [{ certificate_file = \"…\", private_key_file = \"…\" }], or remove the line";
+            self.error(table.place("tls"), "tls holds no certificate", remedy);
+        }
+        let mut files = Vec::new();
+        for mut pair in tables {
+            let certificate = self.part_of_tls(&mut pair, "certificate_file", Kind::Certificate);
+            let key = self.part_of_tls(&mut pair, "private_key_file", Kind::Key);
+            if let (Some(certificate), Some(key)) = (certificate, key) {
+                files.push(CertificateFiles { certificate, key });
+            }
+            // Shown with the listener, in one piece.
+            pair.effective.clear();
+            read.push(pair);
+        }
+        let shown = |files: &CertificateFiles| {
+            let pairs = [("certificate_file", &files.certificate), ("private_key_file", &files.key)];
+            Value::Table(
+                pairs.map(|(key, source)| (key.to_owned(), source.to_string().into())).into_iter().collect(),
+            )
+        };
+        let shown = Value::Array(files.iter().map(shown).collect());
+        table.show("tls", shown.to_string(), Origin::At(table.place("tls")));
+        files
+    }
+
+    fn part_of_tls(
+        &mut self,
+        pair: &mut Reader<'_, '_>,
+        key: &'static str,
+        kind: Kind,
+    ) -> Option<SecretSource> {
+        if !pair.has(key) {
+            let remedy = "write both: { certificate_file = \"…\", private_key_file = \"…\" }";
+            self.error(pair.place(key), format!("{key} is missing in tls of [[listen]]"), remedy);
+        }
+        let found = pair.secret(key, &mut self.problems)?;
+        self.files.push(Referred::of_tls(&found.value, found.place, kind));
+        Some(found.value)
     }
 }

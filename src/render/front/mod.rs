@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::config::Config;
+use crate::config::Listen;
 use crate::config::Parsed;
 use crate::config::effective::Origin;
 use crate::config::problem::Problem;
@@ -110,11 +111,17 @@ pub fn front(parsed: &Parsed, server: Server, federation_port: bool) -> Result<S
     Ok(format!("{text}{body}"))
 }
 
-/// The first address at which the admin API is closed.
+/// The first address at which the admin API is closed, and that wants nothing but HTTP.
 fn router(parsed: &Parsed) -> Result<SocketAddr, Problem> {
-    let Some(listen) = parsed.config.listen.iter().find(|listen| !listen.admin) else {
-        let what = "every [[listen]] has admin = true: a web server in front would open the admin API to all the world";
-        let remedy = "add a [[listen]] with another address and without admin";
+    let plain = |listen: &&Listen| !listen.admin && listen.tls.is_empty() && !listen.proxy_protocol;
+    let Some(listen) = parsed.config.listen.iter().find(plain) else {
+        let closed = parsed.config.listen.iter().any(|listen| !listen.admin);
+        let what = if closed {
+            "every [[listen]] without admin has tls or proxy_protocol, and what is made here asks by plain HTTP"
+        } else {
+            "every [[listen]] has admin = true: a web server in front would open the admin API to all the world"
+        };
+        let remedy = "add a [[listen]] with another address, without admin, tls and proxy_protocol";
         return Err(Problem::error(place(parsed, "[[listen]]", "admin"), what, remedy));
     };
     let mut address = listen.address;
