@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -218,6 +219,8 @@ pub(super) struct Door {
 #[derive(Default)]
 struct Crowd {
     count: Cell<usize>,
+    /// How many connections each address has.
+    of: RefCell<BTreeMap<IpAddr, usize>>,
     /// Told when somebody has left.
     left: Notify,
 }
@@ -229,6 +232,49 @@ impl In {
     fn to(crowd: &Rc<Crowd>) -> Self {
         crowd.count.set(crowd.count.get() + 1);
         Self(Rc::clone(crowd))
+    }
+}
+
+/// A connection of an address, as long as it is counted.
+struct Place {
+    crowd: Rc<Crowd>,
+    address: IpAddr,
+}
+
+impl Place {
+    /// None if the address has as many as it may.
+    fn take(crowd: &Rc<Crowd>, address: IpAddr, most: u64) -> Option<Self> {
+        let address = household(address);
+        let mut of = crowd.of.borrow_mut();
+        let count = of.entry(address).or_default();
+        if *count as u64 >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Self { crowd: Rc::clone(crowd), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut of = self.crowd.of.borrow_mut();
+        if let Some(count) = of.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                of.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Whoever has one address of IPv6 has all of its network of 64 bits.
+fn household(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let [one, two, three, four, ..] = address.segments();
+            Ipv6Addr::new(one, two, three, four, 0, 0, 0, 0).into()
+        }
     }
 }
 
@@ -255,6 +301,12 @@ impl Door {
     /// How many descriptors there are for this thread.
     fn descriptors(&self) -> u64 {
         descriptors::limit() / self.state.threads as u64
+    }
+
+    /// How many connections an address may have: many users share one, and nobody has all of them. A proxy has.
+    fn most_of(&self, address: IpAddr) -> u64 {
+        let is_trusted = self.state.table().trusted_proxies.iter().any(|network| network.contains(&address));
+        if is_trusted { u64::MAX } else { most_in(self.descriptors()).div_ceil(4) }
     }
 
     /// Whether `/_synapse/admin` is reachable by it.
@@ -375,6 +427,10 @@ impl Door {
                 Err(error) => return self.refuse(peer, "was refused", &error),
             }
         }
+        let Some(_place) = Place::take(&self.crowd, client.address, self.most_of(client.address)) else {
+            let error = io::Error::other("it has a quarter of all connections that there may be");
+            return self.refuse(client.address, "was refused", &error);
+        };
         let tls = self.listener.tls.borrow().clone();
         let Some(tls) = tls else { return self.serve_plain(stream, client).await };
         let stream = match greeting::within(give_up, tls.accept(stream)).await {
@@ -433,5 +489,25 @@ impl Connected {
 impl Drop for Connected {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_address_has_all_connections_and_a_network_counts_as_one() {
+        // Mutations, each seen red: no bound; each address of a network by itself; a place that is never given back.
+        let crowd = Rc::new(Crowd::default());
+        let take = |address: &str| Place::take(&crowd, address.parse().unwrap(), 2);
+        let held = [take("198.51.100.7"), take("198.51.100.7"), take("2001:db8::1"), take("2001:db8::2")];
+        assert!(held.iter().all(Option::is_some));
+        assert!(take("198.51.100.7").is_none());
+        assert!(take("2001:db8::ffff:3").is_none());
+        assert!(take("198.51.100.8").is_some() && take("2001:db8:0:1::1").is_some());
+        drop(held);
+        assert!(take("198.51.100.7").is_some());
+        assert!(crowd.of.borrow().is_empty(), "nobody is kept who has left");
     }
 }

@@ -53,8 +53,8 @@ class Synvisor(Proxy):
         """Does what the supervisor does for its router; see src/wire.rs."""
         control, lock = self.sockets / "router", self.sockets / "lock"
         control.unlink(missing_ok=True)
-        listening = [socket.create_server(("127.0.0.1", 0), backlog=1024)]
-        self.port, self.tls_port = listening[0].getsockname()[1], None
+        plain, secure = (socket.create_server(("127.0.0.1", 0), backlog=1024) for _ in range(2))
+        self.port, self.tls_port = plain.getsockname()[1], secure.getsockname()[1]
         with socket.socket(socket.AF_UNIX) as listener, lock.open("w") as held:
             listener.bind(str(control))
             listener.listen()
@@ -73,7 +73,16 @@ class Synvisor(Proxy):
         table = {
             "type": "table",
             "topology": topology(self.sockets),
-            "listeners": [{"address": f"127.0.0.1:{self.port}", "admin": False, "metrics": True}],
+            "listeners": [
+                {
+                    "address": f"127.0.0.1:{port}",
+                    "admin": False,
+                    "metrics": True,
+                    "tls": tls,
+                    "certificates": int(tls),
+                }
+                for port, tls in ((self.port, False), (self.tls_port, True))
+            ],
             # As by default.
             "trusted_proxies": ["127.0.0.0/8", "::1/128"],
             "largest_upload": 100 << 20,
@@ -82,9 +91,13 @@ class Synvisor(Proxy):
         self.supervisor = socket.socket(socket.AF_UNIX)
         self.supervisor.connect(str(control))
         # Each line that descriptors belong to begins with them.
-        socket.send_fds(self.supervisor, [b"{"], [one.fileno() for one in listening])
+        with os.fdopen(os.memfd_create("certificate"), "wb") as certificate:
+            for name in ("fullchain.pem", "privkey.pem"):
+                certificate.write((self.live / name).read_bytes())
+            certificate.flush()
+            socket.send_fds(self.supervisor, [b"{"], [one.fileno() for one in (plain, secure, certificate)])
         self.supervisor.sendall(json.dumps(table)[1:].encode() + b"\n")
-        for one in listening:
+        for one in (plain, secure):
             one.close()
         with self.supervisor.makefile("rb") as stream:
             accepting = json.loads(stream.readline())

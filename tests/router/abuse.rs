@@ -7,6 +7,8 @@ use std::net::Shutdown;
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt;
 use synvisor::router::Parking;
 
 use super::harness::Harness;
@@ -337,9 +339,25 @@ fn clients_that_hold_on_hinder_nobody() {
     for client in &mut slow {
         client.send("POST /_matrix/client/v3/createRoom HTTP/1.1\r\nHost: a\r\nContent-Le");
     }
+    // And somebody who connects, asks and resets, again and again.
+    let (port, stop) = (harness.port, std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let until = std::sync::Arc::clone(&stop);
+    let flood = std::thread::spawn(move || {
+        let mut count = 0;
+        while !until.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut client = Harness::client_at(port);
+            client.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            setsockopt(client.0.get_ref(), sockopt::Linger, &linger).unwrap();
+            count += 1;
+        }
+        count
+    });
     for _ in 0..50 {
         assert!(harness.request("GET", "/health").head().starts_with("HTTP/1.1 200 "));
     }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 0);
 }
 
 #[test]
