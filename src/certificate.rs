@@ -67,15 +67,16 @@ pub fn pair(chain: &str, key: &str) -> Result<CertifiedKey, Fault> {
         Err(error) => return Err(wrong_key(format!("is not PEM: {}", Shown(&error)), NO_KEY)),
     };
     let provider = aws_lc_rs::default_provider();
-    CertifiedKey::from_der(certificates, private, &provider).map_err(|error| match error {
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => wrong_key(
-            "does not belong to the certificate".to_owned(),
-            "name the key and the certificate of one another, the server's own certificate first in its file",
-        ),
-        Error::InvalidCertificate(why) => {
-            wrong(format!("holds a certificate that cannot be used: {why:?}"), NO_CHAIN)
+    CertifiedKey::from_der(certificates, private, &provider).map_err(|error| {
+        if error == Error::InconsistentKeys(InconsistentKeys::KeyMismatch) {
+            let remedy =
+                "name the key and the certificate of one another, the server's own certificate first in its file";
+            return wrong_key("does not belong to the certificate".to_owned(), remedy);
         }
-        other => wrong_key(format!("holds a key that cannot be used: {other}"), NO_KEY),
+        if let Error::InvalidCertificate(why) = error {
+            return wrong(format!("holds a certificate that cannot be used: {why:?}"), NO_CHAIN);
+        }
+        wrong_key(format!("holds a key that cannot be used: {error}"), NO_KEY)
     })
 }
 
@@ -84,11 +85,14 @@ struct Shown<'e>(&'e pem::Error);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            pem::Error::MissingSectionEnd { .. } => "a section has no end",
-            pem::Error::IllegalSectionStart { .. } => "a section begins in a wrong way",
-            pem::Error::Base64Decode(_) => "what is in a section is not Base64",
-            _ => "it cannot be read",
+        f.write_str(if matches!(self.0, pem::Error::MissingSectionEnd { .. }) {
+            "a section has no end"
+        } else if matches!(self.0, pem::Error::IllegalSectionStart { .. }) {
+            "a section begins in a wrong way"
+        } else if matches!(self.0, pem::Error::Base64Decode(_)) {
+            "what is in a section is not Base64"
+        } else {
+            "it cannot be read"
         })
     }
 }
@@ -158,15 +162,13 @@ impl Certificate {
 }
 
 fn name(name: &GeneralName<'_>) -> Option<String> {
-    match name {
-        GeneralName::DNSName(name) => Some((*name).to_owned()),
-        GeneralName::IPAddress(bytes) => {
-            let four = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
-            let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from));
-            address.ok().map(|address| address.to_string())
-        }
-        _ => None,
+    if let GeneralName::DNSName(name) = name {
+        return Some((*name).to_owned());
     }
+    let GeneralName::IPAddress(bytes) = name else { return None };
+    let four = <[u8; 4]>::try_from(*bytes).map(std::net::IpAddr::from);
+    let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(std::net::IpAddr::from));
+    address.ok().map(|address| address.to_string())
 }
 
 #[cfg(test)]

@@ -256,11 +256,14 @@ impl Errand {
 
 /// What a client is told whose body did not come to its end.
 fn blame(kind: io::ErrorKind) -> Failed {
-    match kind {
-        io::ErrorKind::FileTooLarge => Failed::Refused(Refusal::TooLarge),
-        io::ErrorKind::TimedOut => Failed::Refused(Refusal::TooSlowClient),
-        io::ErrorKind::InvalidData => Failed::Refused(Refusal::BadRequest),
-        _ => Failed::Left,
+    if kind == io::ErrorKind::FileTooLarge {
+        Failed::Refused(Refusal::TooLarge)
+    } else if kind == io::ErrorKind::TimedOut {
+        Failed::Refused(Refusal::TooSlowClient)
+    } else if kind == io::ErrorKind::InvalidData {
+        Failed::Refused(Refusal::BadRequest)
+    } else {
+        Failed::Left
     }
 }
 

@@ -347,7 +347,7 @@ fn clients_that_hold_on_hinder_nobody() {
         while !until.load(std::sync::atomic::Ordering::Relaxed) {
             let mut client = Harness::client_at(port);
             client.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
-            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
             setsockopt(client.0.get_ref(), sockopt::Linger, &linger).unwrap();
             count += 1;
         }
