@@ -64,10 +64,10 @@ impl Driver {
         ];
         let user = &self.running.config.supervisor.user;
         let looked = certificates::read(&both, user, self.credentials.as_ref().map(Path::new));
-        match looked.faults().next() {
-            Some(fault) => Err(fault.what.clone()),
-            None => Ok(looked.values),
+        if let Some(fault) = looked.faults().next() {
+            return Err(fault.what.clone());
         }
+        Ok(looked.values)
     }
 
     /// What `status` says of those that need somebody.
