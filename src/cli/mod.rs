@@ -71,7 +71,7 @@ enum Verb {
     /// Run the homeserver in the foreground until SIGTERM or Ctrl-C.
     Supervise {
         /// Leave a mechanism out, to see in a test that it matters.
-        #[arg(long, hide = true, value_parser = ["router", "child", "pool", "forkserver", "bootstrap", "copies"])]
+        #[arg(long, hide = true, value_parser = ["router", "child", "pool", "forkserver", "bootstrap", "copies", "watch"])]
         without: Vec<String>,
         /// Die after so many moments of a change, to see in a test that the next start mends it.
         #[arg(long, hide = true)]

@@ -44,7 +44,6 @@ struct Frames(TcpStream);
 struct Frame {
     kind: u8,
     flags: u8,
-    stream: u32,
     payload: Vec<u8>,
 }
 
@@ -75,8 +74,7 @@ impl Frames {
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; usize::try_from(length).unwrap()];
         self.0.read_exact(&mut payload).ok()?;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+        Some(Frame { kind: head[3], flags: head[4], payload })
     }
 
     /// The next frame of a kind, whatever comes before it; pings are answered.
@@ -272,8 +270,7 @@ pub(crate) fn load(
                     }
                     // The connection was told to end before this was sent.
                     Err(mut error) => {
-                        let unsent = error.take_message().is_some();
-                        assert!(unsent, "request {count}: {}", error.into_error());
+                        assert!(error.take_message().is_some(), "request {count}: {}", error.error());
                         break;
                     }
                 }

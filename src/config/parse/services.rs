@@ -193,10 +193,11 @@ impl Parser<'_> {
         table: &mut Reader<'a, 'i>,
         read: &mut Vec<Reader<'a, 'i>>,
     ) -> Vec<CertificateFiles> {
+        let known = self.problems.len();
         let Some(tables) = table.tables("tls", &keys::certificate(), &mut self.problems) else {
             return Vec::new();
         };
-        if tables.is_empty() {
+        if tables.is_empty() && self.problems.len() == known {
             let remedy =
                 "write tls = [{ certificate_file = \"…\", private_key_file = \"…\" }], or remove the line";
             self.error(table.place("tls"), "tls holds no certificate", remedy);
