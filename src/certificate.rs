@@ -191,7 +191,6 @@ mod tests {
 
     #[test]
     fn a_chain_and_its_key_are_told_from_everything_else() {
-        // Mutation: the key not held against the certificate: seen red.
         let (chain, key) = made(&["a.b"], 2020, 2030);
         let (other, other_key) = made(&["a.b"], 2020, 2030);
         let both = format!("{key}\n{chain}");
@@ -221,8 +220,6 @@ mod tests {
 
     #[test]
     fn it_is_for_its_names_and_for_a_time() {
-        // Mutations, each seen red: the star for any number of labels; capitals of another name; the first day counted from the
-        // wrong end.
         let (chain, _) = made(&["a.b", "*.c.d", "192.0.2.7", "2001:db8::7"], 2020, 2030);
         let certificate = Certificate::of(&chain).unwrap();
         assert_eq!(certificate.names, ["a.b", "*.c.d", "192.0.2.7", "2001:db8::7"]);

@@ -331,8 +331,7 @@ fn where_other_servers_go_is_said() {
 
 #[test]
 fn who_asks_is_told_from_who_stands_in_front() {
-    // Mutations, each seen red: a front wanted without TLS too; where it was asked from not looked at; one wanted where the
-    // router speaks TLS.
+    // Mutations, each seen red: a front wanted without TLS too; where it was asked from not looked at.
     let here = config("");
     // A web server on this machine names it.
     let asked_here = |facts: &mut Facts| {
@@ -367,7 +366,6 @@ fn who_asks_is_told_from_who_stands_in_front() {
 
 #[test]
 fn a_certificate_for_either_name_will_do() {
-    // Mutations, each seen red: only public_baseurl looked at; those of other listeners counted.
     let tls = config(TLS);
     let of = |names: &[&str], listen: &str| {
         let names = names.iter().map(|name| (*name).to_owned()).collect();

@@ -144,8 +144,6 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_pair_is_said_of_the_right_file() {
-        // Mutations, each seen red: the mode of a certificate looked at; that of a key not; the key's fault said of the
-        // certificate.
         let files = Files(tempfile::tempdir().unwrap());
         let (chain, key) = made(4000);
         files.write("key", &key, 0o600);
@@ -171,7 +169,6 @@ mod tests {
 
     #[test]
     fn one_that_has_expired_is_served_with_all_the_same() {
-        // Mutation: an error made of it: seen red.
         let files = Files(tempfile::tempdir().unwrap());
         let (chain, key) = made(2000);
         files.write("chain", &chain, 0o644);

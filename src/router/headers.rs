@@ -139,7 +139,6 @@ mod tests {
 
     #[test]
     fn who_comes_by_tls_came_by_https_unless_a_trusted_proxy_says_otherwise() {
-        // Mutations, each seen red: a stranger's word taken for http; TLS to us not counted for a proxy that says nothing.
         let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap()];
         let is_https = |address: &str, proto: &[&str]| {
             let peer = Peer { address: address.parse().unwrap(), https: true };

@@ -114,7 +114,6 @@ mod tests {
 
     #[test]
     fn a_binary_header_says_more() {
-        // Mutations, each seen red: the word of a proxy that asks for itself taken; TLS not looked for.
         let header = |command: u8, family: u8, rest: &[u8]| {
             let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
             [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, family], &length, rest].concat()

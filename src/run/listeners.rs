@@ -273,8 +273,6 @@ mod tests {
 
     #[test]
     fn a_certificate_comes_with_the_socket_of_its_listener() {
-        // Mutations, each seen red: those of every listener after all sockets; one that lacks its key sent; the count of
-        // before kept.
         let source = |name: &str| SecretSource::Credential(name.to_owned());
         let files = |name: &str| CertificateFiles { certificate: source(name), key: source("key") };
         let mut secrets = SecretValues::default();

@@ -1,6 +1,6 @@
 """TLS without a web server in front: HTTP/1.1 and HTTP/2, certificates that are renewed or bad.
 
-tests/router/tls.rs, http2.rs and proxy.rs break each part alone, and say what was seen red.
+tests/router/tls.rs, http2.rs and proxy.rs look at each part alone.
 """
 
 from __future__ import annotations

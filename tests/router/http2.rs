@@ -107,7 +107,6 @@ fn code(frame: &Frame) -> u32 {
 
 #[test]
 fn it_is_known_by_its_beginning_where_there_is_no_tls() {
-    // Mutation: every connection taken for HTTP/1: seen red.
     let mut harness = Harness::new();
     let _main = harness.up("main", 1);
     let mut frames = Frames::connect(harness.port);
@@ -131,7 +130,6 @@ fn it_is_known_by_its_beginning_where_there_is_no_tls() {
 
 #[test]
 fn its_limits_are_told_and_who_only_resets_is_sent_away() {
-    // Mutations, each seen red: no limit of streams that were reset; the settings left as they are by default.
     let mut harness = Harness::new();
     let generic = harness.up("generic-1", 1);
     let mut frames = Frames::connect(harness.port);
@@ -157,7 +155,6 @@ fn its_limits_are_told_and_who_only_resets_is_sent_away() {
 
 #[test]
 fn who_asks_for_nothing_is_let_go() {
-    // Mutation: no limit: seen red.
     let parking = Parking { most: 10, longest: PATIENCE };
     let limit = Duration::from_millis(50);
     let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, limit);
@@ -176,7 +173,6 @@ fn who_asks_for_nothing_is_let_go() {
 
 #[test]
 fn an_address_that_goes_tells_its_clients_and_answers_what_they_have_asked() {
-    // Mutations, each seen red: nobody told; the connection closed at once.
     let mut harness = Harness::new();
     let generic = harness.up("generic-1", 1);
     let mut frames = Frames::connect(harness.port);
@@ -193,8 +189,6 @@ fn an_address_that_goes_tells_its_clients_and_answers_what_they_have_asked() {
 
 #[test]
 fn its_requests_become_those_of_http_1() {
-    // Mutations, each seen red: cookies left in pieces; Host left out; the target left with scheme and authority (it is
-    // refused).
     let (mut harness, config) = tls::secure(&[b"h2"]);
     let upstream = harness.up("generic-1", 1);
     let port = harness.port;

@@ -25,7 +25,6 @@ fn proxied() -> Harness {
 
 #[test]
 fn a_trusted_proxy_says_who_asks() {
-    // Mutation: the proxy's own address taken: seen red. The client's X-Forwarded-For believed: seen red.
     let mut harness = proxied();
     let upstream = harness.up("generic-1", 1);
     for (pieces, address) in [
@@ -51,7 +50,6 @@ fn a_trusted_proxy_says_who_asks() {
 
 #[test]
 fn nobody_else_does_and_without_it_nobody_is_served() {
-    // Mutations, each seen red: anybody believed; who comes without a header served all the same.
     let mut harness = proxied();
     let _main = harness.up("main", 1);
     // Of the whole network only 127.0.0.1 is trusted.
@@ -72,7 +70,6 @@ fn nobody_else_does_and_without_it_nobody_is_served() {
 
 #[test]
 fn it_comes_before_tls() {
-    // Mutation: TLS first: seen red.
     let (mut harness, config) = super::tls::secure(&[b"http/1.1"]);
     harness.proxied.insert(harness.port);
     harness.table();

@@ -92,7 +92,6 @@ pub(crate) fn secure(protocols: &[&[u8]]) -> (Harness, Arc<ClientConfig>) {
 
 #[test]
 fn a_client_gets_the_certificate_of_the_name_that_it_asks_for() {
-    // Mutation: the first one for everybody: seen red.
     let mut harness = Harness::new();
     let _main = harness.up("main", 1);
     let pems = [certificate(&["a.b", "127.0.0.1"]), certificate(&["*.c.d"]), certificate(&["e.f"])];
@@ -115,7 +114,6 @@ fn a_client_gets_the_certificate_of_the_name_that_it_asks_for() {
 
 #[test]
 fn who_comes_by_tls_came_by_https() {
-    // Mutation: nobody taken for one who speaks TLS: seen red.
     let (mut harness, config) = secure(&[b"http/1.1"]);
     let upstream = harness.up("generic-1", 1);
     let mut client = client(&config, "a.b", harness.port);
@@ -130,8 +128,6 @@ fn who_comes_by_tls_came_by_https() {
 
 #[test]
 fn a_renewed_certificate_is_for_those_who_come_and_nobody_leaves_for_it() {
-    // Mutations, each seen red: the old one kept; connections closed that came with it; one that is the same taken for a
-    // new one (nobody resumes a session then); a table without one taken for an order to have none.
     let mut harness = Harness::new();
     let _main = harness.up("main", 1);
     let pems = [certificate(&["a.b"]), certificate(&["a.b"])];
@@ -160,7 +156,6 @@ fn a_renewed_certificate_is_for_those_who_come_and_nobody_leaves_for_it() {
 
 #[test]
 fn a_certificate_that_cannot_be_used_changes_nothing() {
-    // Mutation: the listener's settings changed before all was looked at: seen red (admin).
     let (mut harness, config) = secure(&[]);
     let _main = harness.up("main", 1);
     harness.sockets[0].1 = true;
@@ -176,7 +171,6 @@ fn a_certificate_that_cannot_be_used_changes_nothing() {
 
 #[test]
 fn a_listener_without_any_certificate_serves_nobody() {
-    // Mutation: plain HTTP spoken then: seen red.
     let mut harness = Harness::new();
     let _main = harness.up("main", 1);
     harness.certify(&[]);
@@ -189,7 +183,6 @@ fn a_listener_without_any_certificate_serves_nobody() {
 
 #[test]
 fn who_never_greets_is_let_go() {
-    // Mutation: no limit: seen red (the read times out).
     let limit = std::time::Duration::from_millis(50);
     let parking = synvisor::router::Parking { most: 10, longest: PATIENCE };
     let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, limit);
@@ -200,7 +193,6 @@ fn who_never_greets_is_let_go() {
 
 #[test]
 fn the_last_answer_arrives_whole_however_slowly_it_is_read() {
-    // Mutation: the connection dropped as soon as it is served: seen red.
     const LARGE: usize = 8 << 20;
     let (mut harness, config) = secure(&[b"http/1.1"]);
     let upstream = harness.up("generic-1", 1);
@@ -228,7 +220,6 @@ fn the_last_answer_arrives_whole_however_slowly_it_is_read() {
 
 #[test]
 fn a_stop_under_tls_lets_requests_in_flight_finish() {
-    // Mutation: the drain not waited for: seen red.
     let (mut harness, config) = secure(&[b"http/1.1"]);
     let upstream = harness.up("generic-1", 1);
     let mut client = client(&config, "a.b", harness.port);
@@ -243,7 +234,6 @@ fn a_stop_under_tls_lets_requests_in_flight_finish() {
 
 #[test]
 fn nobody_fails_while_certificates_and_addresses_come_and_go() {
-    // Mutations, each seen red: sockets closed with who waits in them; idle connections of HTTP/2 closed without GOAWAY.
     const ROUNDS: usize = 25;
     let mut harness = Harness::new();
     let upstream = harness.up("generic-1", 1);
