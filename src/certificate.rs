@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-use tokio_rustls::rustls::Error;
-use tokio_rustls::rustls::InconsistentKeys;
-use tokio_rustls::rustls::client::verify_server_name;
-use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::pki_types::pem;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::server::ParsedCertificate;
-use tokio_rustls::rustls::sign::CertifiedKey;
+use rustls::Error;
+use rustls::InconsistentKeys;
+use rustls::client::verify_server_name;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem;
+use rustls::pki_types::pem::PemObject;
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 

@@ -421,7 +421,8 @@ impl Door {
         let mut client = Peer { address: peer, https: false };
         if self.listener.proxy_protocol.get() {
             let table = self.state.table();
-            let header = proxy_protocol::read(&mut stream, peer, &table.trusted_proxies);
+            // Boxed, as what follows: what a greeting needs is not kept by each connection for as long as it lives.
+            let header = Box::pin(proxy_protocol::read(&mut stream, peer, &table.trusted_proxies));
             match greeting::within(give_up, header).await {
                 Ok(said) => client = said,
                 Err(error) => return self.refuse(peer, "was refused", &error),
@@ -433,7 +434,7 @@ impl Door {
         };
         let tls = self.listener.tls.borrow().clone();
         let Some(tls) = tls else { return self.serve_plain(stream, client).await };
-        let stream = match greeting::within(give_up, tls.accept(stream)).await {
+        let stream = match greeting::within(give_up, Box::pin(tls.accept(stream))).await {
             Ok(stream) => stream,
             Err(error) => return self.refuse(peer, "does not get through to us by TLS", &error),
         };

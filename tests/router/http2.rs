@@ -14,6 +14,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use synvisor::router::Parking;
+use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 
@@ -231,7 +232,7 @@ async fn connect(
     port: u16,
     config: &Arc<ClientConfig>,
 ) -> (Sender, impl Future<Output = ()> + Send + 'static) {
-    let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let stream = TcpSocket::new_v4().unwrap().connect(([127, 0, 0, 1], port).into()).await.unwrap();
     let name = "a.b".try_into().unwrap();
     let stream = TlsConnector::from(Arc::clone(config)).connect(name, stream).await.unwrap();
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
