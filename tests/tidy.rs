@@ -8,7 +8,8 @@
 use std::path::Path;
 
 /// The pure core; a module may import only what stands below it.
-const PURE: [&str; 8] = ["plan", "doctor", "supervise", "wire", "render", "route", "topology", "config"];
+const PURE: [&str; 9] =
+    ["import", "plan", "doctor", "supervise", "wire", "render", "route", "topology", "config"];
 
 /// The shell; a module may import what stands below it, and all of the core.
 const SHELL: [&str; 10] =
