@@ -408,6 +408,21 @@ fn the_variables_of_the_blog_are_told_of_by_their_own_names() {
 }
 
 #[test]
+fn what_only_containers_reach_is_told_of() {
+    // Mutation: `is_local_name` false for what has no dot: seen red.
+    let (_dir, set) = imported("playbook's files");
+    for (name, said) in [("email", "matrix-exim-relay"), ("redis", "install redis-server")] {
+        let (verdict, text) = entry(&set, name);
+        assert_eq!((verdict, text.contains(said)), (Verdict::Left, true), "{name}: {text}");
+    }
+    let (_dir, set) = imported("docker-volume");
+    let (verdict, text) = entry(&set, "database");
+    assert_eq!((verdict, text.contains("`args.host` is a name")), (Verdict::Left, true), "{text}");
+    assert_eq!(set.config.listen.len(), 1);
+    assert_eq!(set.config.listen[0].address.to_string(), "127.0.0.1:8008");
+}
+
+#[test]
 fn jinja_beyond_a_plain_reference_is_left_and_told_of() {
     let (_dir, set) = imported("mdad-specialised");
     let (verdict, text) = entry(&set, "matrix_synapse_cache_autotuning_max_cache_memory_usage");

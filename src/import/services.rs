@@ -222,12 +222,12 @@ impl Translator<'_> {
                 | ("enabled", _)
                 | ("dbid", Value::Int(0))
                 | ("use_tls", Value::Truth(false)) => {}
+                ("host", Value::Text(text)) if self.from.container && is_local_name(text) => {
+                    let told = "is a name within Docker: it is 127.0.0.1 now; install redis-server, or write how this machine \
+                                reaches that one into [redis]";
+                    self.note(&path, Verdict::Left, told);
+                }
                 ("host", Value::Text(text)) => {
-                    if self.from.container && is_local_name(text) {
-                        let told = "is a name within Docker: write how this machine reaches Redis into [redis], or remove it \
-                                    and install redis-server";
-                        self.note(&path, Verdict::Left, told);
-                    }
                     self.document.redis.insert("host".to_owned(), text.as_str().into());
                 }
                 ("port", Value::Int(port)) => {
@@ -256,7 +256,7 @@ impl Translator<'_> {
                 _ => self.note(path, Verdict::Left, "there is no key for it in [redis]"),
             }
         }
-        if !["host", "path"].iter().any(|key| self.document.redis.contains_key(*key)) {
+        if yaml::get(map, "host").is_none() && yaml::get(map, "path").is_none() {
             self.note("redis", Verdict::Changed, "names no host: it is 127.0.0.1");
         }
         if self.document.workers.is_empty() {
@@ -332,6 +332,6 @@ impl Translator<'_> {
 }
 
 /// A host that only a network of containers knows, or a path that only a container has.
-fn is_local_name(host: &str) -> bool {
+pub(super) fn is_local_name(host: &str) -> bool {
     host.starts_with('/') || !host.contains(['.', ':']) || ["localhost", "127.0.0.1"].contains(&host)
 }

@@ -16,6 +16,7 @@ use super::installation::Note;
 use super::report::Entry;
 use super::report::Report;
 use super::report::Verdict;
+use super::services;
 use super::yaml::Value;
 
 /// Files that an installation names, by their path on this machine, or why they cannot be read.
@@ -308,6 +309,11 @@ impl Translator<'_> {
             self.note(path, Verdict::Changed, noted);
             return mapped.into();
         }
+        if let Some(host) = self.from.container.then(|| host(key, text)).flatten() {
+            let noted =
+                format!("{host} means something else within a container: write how this machine reaches it");
+            self.note(path, Verdict::Left, noted);
+        }
         if PATHS.contains(&key) && !text.is_empty() && !text.starts_with('/') {
             let here = self.from.here(text);
             self.note(
@@ -348,10 +354,20 @@ impl Translator<'_> {
     }
 }
 
+/// The host that a value names, if it is one that only containers reach by this name.
+fn host<'t>(key: &str, text: &'t str) -> Option<&'t str> {
+    let host = match text.split_once("://") {
+        Some((_, rest)) => rest.split(['/', ':']).next()?,
+        None if key == "smtp_host" => text,
+        None => return None,
+    };
+    (!host.is_empty() && services::is_local_name(host)).then_some(host)
+}
+
 /// Whether something else than [`Translator::setting`] reads a setting.
 fn is_handled(name: &str) -> bool {
     let secret = |secret: &Secret| name.strip_suffix("_path").unwrap_or(name) == secret.setting();
-    super::services::HANDLED.contains(&name)
+    services::HANDLED.contains(&name)
         || super::workers::HANDLED.contains(&name)
         || Secret::ALL.iter().any(secret)
 }
