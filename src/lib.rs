@@ -7,6 +7,7 @@ pub mod certificate;
 pub mod config;
 pub mod doctor;
 pub mod http1;
+pub mod import;
 pub mod plan;
 pub mod render;
 pub mod route;

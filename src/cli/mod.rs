@@ -26,6 +26,7 @@ mod daemon;
 mod doctor;
 mod documents;
 mod front;
+mod import;
 mod init;
 mod migration;
 mod output;
@@ -94,6 +95,11 @@ enum Verb {
         #[command(flatten)]
         means: MeansArguments,
     },
+    /// Write a TOML file, the files of its secrets and a report from the configuration of another installation: files of
+    /// Synapse's own, variables of matrix-docker-ansible-deploy, or the environment of Synapse's Docker image. Changes nothing
+    /// of it, and overwrites nothing.
+    #[command(args_conflicts_with_subcommands = true)]
+    Import(import::ImportArguments),
     /// Have another version of Synapse take the place of the one that runs. It is made beside that one and looked at first: its
     /// routes, the database's schema, the configuration. Requests wait meanwhile; what does not come up is undone.
     Upgrade {
@@ -327,6 +333,7 @@ pub fn main() -> ExitCode {
             daemon::router(router)
         }
         Verb::Init { answers, means } => init::init(&path, &answers, &means.means()),
+        Verb::Import(arguments) => import::import(&arguments),
         Verb::Upgrade { version, rollback, anyway, means } => {
             upgrade::upgrade(&path, &upgrade::Wish { version, rollback, anyway }, &means.means())
         }

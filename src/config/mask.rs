@@ -36,13 +36,14 @@ fn closing(text: &str, quote: char) -> Option<usize> {
     end.map(|(at, _)| at)
 }
 
-fn sounds_secret(key: &str) -> bool {
+/// Whether what stands under a key is likely a secret.
+pub(crate) fn sounds_secret(key: &str) -> bool {
     // Environment variables are written in capitals.
     let key = key.to_ascii_lowercase();
     // They say where it is, or something of it: `token_endpoint`, `refresh_token_lifetime`.
     let about = ["_file", "_path", "_required", "_endpoint", "_lifetime", "_method"];
     let is_about_one = about.iter().any(|end| key.ends_with(end));
-    let words = ["secret", "pass", "token", "private_key", "api_key", "signing_key", "credential"];
+    let words = ["secret", "pass", "pepper", "token", "private_key", "api_key", "signing_key", "credential"];
     !is_about_one && words.iter().any(|word| key.contains(word))
 }
 

@@ -9,7 +9,7 @@ const TABLE: &str = include_str!("settings.tsv");
 
 /// Types for which Synapse takes a value of another one without a word, and does something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Type {
+pub(crate) enum Type {
     /// A string is true, "false" among them.
     Truth,
     /// A string is a list of its letters.
@@ -37,7 +37,7 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 /// The type of a setting; none if Synapse has no such setting.
-pub(super) fn type_of(name: &str) -> Option<Type> {
+pub(crate) fn type_of(name: &str) -> Option<Type> {
     rows().find(|(held, _)| *held == name).map(|(_, of)| of)
 }
 
