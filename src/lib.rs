@@ -5,6 +5,7 @@
 // Pure core: no file, socket, clock, thread, randomness or environment.
 pub mod config;
 pub mod doctor;
+pub mod moving;
 pub mod plan;
 pub mod render;
 pub mod route;

@@ -31,7 +31,7 @@ use super::output::fail;
 use super::upgrade;
 
 /// The file with every key, as the packages install it.
-const TEMPLATE: &str = include_str!("../../config/synvisor.toml");
+pub(super) const TEMPLATE: &str = include_str!("../../config/synvisor.toml");
 
 pub(super) fn init(path: &Path, answers: &Answers, means: &Means) -> Exit {
     match carry_out(path, answers, means) {
@@ -198,7 +198,7 @@ fn next(path: &Path, config: &Config) -> String {
 }
 
 /// Writes the file as the packages install it: the service reads it by its group.
-fn write_new(path: &Path, text: &str) -> Result<(), Exit> {
+pub(super) fn write_new(path: &Path, text: &str) -> Result<(), Exit> {
     let group = users::group("synvisor").filter(|_| users::own_uid() == 0);
     let owner = group.map(|gid| User { name: "root".to_owned(), uid: 0, gid });
     let made = path.parent().map_or(Ok(()), fs::make_directory);

@@ -20,17 +20,21 @@ use crate::wire::OrderRequest;
 mod administration;
 mod answers;
 mod ask;
+mod backup;
 mod commands;
 mod config;
 mod daemon;
 mod doctor;
 mod documents;
 mod front;
+mod import;
 mod init;
+mod migrate;
 mod migration;
 mod output;
 mod progress;
 mod registration_tokens;
+mod restore;
 mod routes;
 mod upgrade;
 mod users;
@@ -106,6 +110,24 @@ enum Verb {
         /// Go on where there is no way back, or where Synapse answers something that the routing table does not know.
         #[arg(long)]
         anyway: bool,
+        #[command(flatten)]
+        means: MeansArguments,
+    },
+    /// Take over what another Synapse has.
+    Import {
+        #[command(subcommand)]
+        verb: import::ImportVerb,
+    },
+    /// Move from another Synapse to this one: print the steps, or with --go take them, each of which can be taken up again where
+    /// it was broken off. Seconds pass without a server, and there is a way back.
+    Migrate(migrate::MigrateArguments),
+    /// Save configuration, secrets, signing key and database, and a list of the media, in a new directory, while the homeserver
+    /// serves.
+    Backup(backup::BackupArguments),
+    /// Have a backup again, in a system that has nothing yet. Overwrites nothing; a second run does what is missing.
+    Restore {
+        /// The directory of the backup.
+        backup: PathBuf,
         #[command(flatten)]
         means: MeansArguments,
     },
@@ -330,6 +352,14 @@ pub fn main() -> ExitCode {
         Verb::Upgrade { version, rollback, anyway, means } => {
             upgrade::upgrade(&path, &upgrade::Wish { version, rollback, anyway }, &means.means())
         }
+        Verb::Migrate(arguments) => {
+            migrate::migrate(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), &arguments)
+        }
+        Verb::Backup(arguments) => {
+            backup::backup(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), &arguments)
+        }
+        Verb::Restore { backup, means } => restore::restore(&path, &backup, &means.means()),
+        Verb::Import { verb } => import::run(&path, &verb),
         Verb::Doctor { json, offline } => {
             doctor::doctor(&path, json, offline, Means::of(std::env::vars_os()))
         }
