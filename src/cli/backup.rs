@@ -173,6 +173,7 @@ fn media(place: &Place<'_>, archive: &Archive, arguments: &BackupArguments) -> R
                 last: false,
                 owner: None,
                 dry: false,
+                since: None,
             };
             transfer::carry_out(&job, &mut |done| progress.measure(done, Some(listed)))
         });

@@ -177,12 +177,15 @@ pub(super) fn bring(place: &Place<'_>, source: &Path, wish: &Wish) -> Result<usi
         last: wish.finish,
         owner,
         dry: false,
+        since: None,
     };
     let copies =
         job.ways.contains(&Way::Copy) && (job.ways.len() == 1 || !import::share_a_device(&from, &to));
     let whole = if copies && !note.whole { Some(look(&mut job)?) } else { None };
     note.unsettled = pidfd::boot();
     note.write(layout, owner).map_err(|why| fail(&why))?;
+    // The machine's clock may be ahead of what file systems write.
+    job.since = if ours && !note.moved { fs::modified(&layout.media_note()) } else { None };
     let mut progress = Progress::start("media".to_owned());
     let done = transfer::carry_out(&job, &mut |done| progress.measure(done, whole));
     let seconds = progress.end();
@@ -247,6 +250,7 @@ fn adopt(place: &Place<'_>, store: &Path, folders: &[&'static str]) -> Result<us
         last: true,
         owner,
         dry: false,
+        since: None,
     };
     let progress = Progress::start("media         setting owners".to_owned());
     let done = transfer::carry_out(&job, &mut |_| {});
@@ -293,6 +297,9 @@ fn said(done: &Outcome, seconds: u64) -> String {
         _ => format!("{}, {}", brought.join(", "), pace::size(done.amount.bytes)),
     };
     text.push_str(&format!(" in {seconds} s; {} were there", done.held));
+    if done.unchanged > 0 {
+        text.push_str(&format!(", and nothing has changed in {} directories", done.unchanged));
+    }
     if done.removed > 0 {
         text.push_str(&format!("; {} removed, which the old server has deleted", done.removed));
     }

@@ -235,6 +235,7 @@ fn media(place: &Place<'_>, archive: &Archive, manifest: &Manifest) -> Result<()
                 last: false,
                 owner: None,
                 dry: false,
+                since: None,
             };
             transfer::carry_out(&job, &mut |done| progress.measure(done, None))
         });

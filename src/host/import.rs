@@ -126,7 +126,7 @@ pub fn whose(store: &Path) -> Result<(u32, u32), String> {
 
 /// Whether both stores lie on one file system.
 pub fn share_a_device(one: &Path, other: &Path) -> bool {
-    let device = |path| Some(Handle::open(path).ok()?.itself().ok()?.0.identity.0);
+    let device = |path| Some(Handle::open(path).ok()?.itself().ok()?.seen.identity.0);
     device(one).is_some_and(|found| Some(found) == device(other))
 }
 

@@ -41,6 +41,17 @@ pub struct Entry {
     pub inode: u64,
 }
 
+/// What lies at a name, with what is said of it beside its contents.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    pub seen: Seen,
+    pub uid: u32,
+    /// Whether every user may read it.
+    pub open: bool,
+    /// How many names it has; a directory without others in it has two, where the file system counts them.
+    pub names: u64,
+}
+
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
 impl Handle {
@@ -88,16 +99,19 @@ impl Handle {
         Ok(entries)
     }
 
-    /// What lies at a name, and whose it is.
-    pub fn look(&self, name: &CStr) -> io::Result<(Seen, u32)> {
-        let stat = nix::sys::stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        Ok((seen(&stat), stat.st_uid))
+    /// What lies at a name.
+    pub fn look(&self, name: &CStr) -> io::Result<Found> {
+        Ok(found(&nix::sys::stat::fstatat(&self.0, name, AtFlags::AT_SYMLINK_NOFOLLOW)?))
     }
 
-    /// The device that it lies on, and whose it is.
-    pub fn itself(&self) -> io::Result<(Seen, u32)> {
-        let stat = nix::sys::stat::fstat(&self.0)?;
-        Ok((seen(&stat), stat.st_uid))
+    /// The directory itself.
+    pub fn itself(&self) -> io::Result<Found> {
+        Ok(found(&nix::sys::stat::fstat(&self.0)?))
+    }
+
+    /// Says of the directory when it was changed last.
+    pub fn date(&self, modified: (i64, i64)) -> io::Result<()> {
+        date(&self.0, modified)
     }
 
     /// Opens a file to read it; a link is none, and nothing waits for a writer.
@@ -147,7 +161,8 @@ impl Handle {
         let below = self.enter(name)?;
         let mut gone = 0;
         for (inside, entry) in below.entries()? {
-            let kind = entry.kind.map_or_else(|| Ok(below.look(&inside)?.0.kind), Ok::<Kind, io::Error>)?;
+            let kind =
+                entry.kind.map_or_else(|| Ok(below.look(&inside)?.seen.kind), Ok::<Kind, io::Error>)?;
             if kind == Kind::Directory {
                 gone += below.remove_below(&inside)?;
             } else {
@@ -195,7 +210,7 @@ pub fn give(opened: impl AsFd, owner: Option<&User>) -> io::Result<()> {
 }
 
 /// Says of a file when it was written last.
-pub fn date(file: &File, modified: (i64, i64)) -> io::Result<()> {
+pub fn date(file: impl AsFd, modified: (i64, i64)) -> io::Result<()> {
     let time = TimeSpec::new(modified.0, modified.1);
     Ok(nix::sys::stat::futimens(file, &time, &time)?)
 }
@@ -211,6 +226,15 @@ pub fn clone_data(from: &File, to: &File) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+fn found(stat: &FileStat) -> Found {
+    Found {
+        seen: seen(stat),
+        uid: stat.st_uid,
+        open: stat.st_mode & Mode::S_IROTH.bits() != 0,
+        names: stat.st_nlink,
+    }
 }
 
 fn seen(stat: &FileStat) -> Seen {
@@ -247,7 +271,7 @@ mod tests {
         root.make(c"link", None).unwrap_err();
         root.read(c"link").unwrap_err();
         root.create(c"link").unwrap_err();
-        assert_eq!(root.look(c"link").unwrap().0.kind, Kind::Link);
+        assert_eq!(root.look(c"link").unwrap().seen.kind, Kind::Link);
         assert_eq!(root.remove_below(c"below").unwrap(), 1);
         assert!(outside.join("kept").exists());
         assert!(!dir.path().join("root/below").exists());
@@ -261,9 +285,9 @@ mod tests {
         for name in [c"a", c"b"] {
             drop(root.create(name).unwrap());
         }
-        let before = root.look(c"b").unwrap().0;
+        let before = root.look(c"b").unwrap().seen;
         assert_eq!(root.take(c"b", &root, c"a").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(root.look(c"b").unwrap().0, before);
+        assert_eq!(root.look(c"b").unwrap().seen, before);
         root.take(c"c", &root, c"a").unwrap();
         assert_eq!(root.entries().unwrap().len(), 2);
     }

@@ -103,6 +103,7 @@ impl Move<'_> {
             last: true,
             owner: Some(&owner).filter(|_| self.place.users.synapse.is_some()),
             dry: false,
+            since: None,
         };
         let done = transfer::carry_out(&job, &mut |_| {}).map_err(|why| fail(&why))?;
         fact("media", &format!("{} files of since then are in the old store too", done.amount.files));

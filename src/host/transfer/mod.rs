@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -24,25 +22,19 @@ use std::time::Duration;
 
 use crate::moving::media;
 use crate::moving::media::Kind;
-use crate::moving::media::Seen;
 use crate::moving::media::Terms;
-use crate::moving::media::Verdict;
 use crate::moving::media::Way;
 use crate::moving::pace::Amount;
 use crate::sys::fs;
-use crate::sys::handle;
 use crate::sys::handle::Entry;
+use crate::sys::handle::Found;
 use crate::sys::handle::Handle;
 use crate::sys::users::User;
 
-use super::contents::is_written;
-use super::contents::same_bytes;
+mod files;
 
 /// Between two looks of who asks how far it is.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// Bytes that are copied between two such looks can see them.
-const PIECE: u64 = 8 << 20;
 
 /// The name of the file that is being made.
 const UNFINISHED: &CStr = c".synvisor-unfinished";
@@ -64,6 +56,10 @@ pub struct Job<'a> {
     pub owner: Option<&'a User>,
     /// Only count what there would be to bring.
     pub dry: bool,
+    /// When it begins, by the clock of the file system, where whatever the new store holds is from this old one. A directory
+    /// whose files are all links then gets the time of its counterpart, if that was not changed since: as long as both times
+    /// are the same, nothing was added there or deleted, and the next pass need not look into it.
+    pub since: Option<(i64, i64)>,
 }
 
 /// What was done.
@@ -73,7 +69,10 @@ pub struct Outcome {
     pub brought: Vec<(Way, u64)>,
     pub amount: Amount,
     pub held: u64,
+    /// Directories in which nothing has changed.
+    pub unchanged: u64,
     pub removed: u64,
+    /// Directories that were made, or would be.
     pub directories: u64,
     /// What could not be brought, each with the reason.
     pub skipped: Vec<String>,
@@ -127,6 +126,7 @@ pub fn carry_out(job: &Job<'_>, tell: &mut dyn FnMut(Amount)) -> Result<Outcome,
         brought: ways.filter(|(_, count)| *count > 0).collect(),
         amount: counts.amount(),
         held: counts.held.into_inner(),
+        unchanged: counts.unchanged.into_inner(),
         removed: counts.removed.into_inner(),
         directories: counts.directories.into_inner(),
         skipped,
@@ -158,6 +158,7 @@ struct Counts {
     /// In files that were brought, and in the part of those that are being copied.
     bytes: AtomicU64,
     held: AtomicU64,
+    unchanged: AtomicU64,
     removed: AtomicU64,
     directories: AtomicU64,
 }
@@ -201,6 +202,7 @@ struct Pair<'a> {
     source: &'a Handle,
     destination: &'a Handle,
     path: &'a Path,
+    one_device: bool,
 }
 
 impl Run<'_> {
@@ -246,6 +248,8 @@ impl Run<'_> {
                 return Vec::new();
             }
         };
+        // Before the list, so that what comes meanwhile makes it another time.
+        let before = source.itself().map(|found| found.seen);
         let entries = match source.entries() {
             Ok(entries) => entries,
             Err(error) => {
@@ -264,9 +268,15 @@ impl Run<'_> {
         };
         let (source, destination) = (Arc::new(source), destination.map(Arc::new));
         let mut below = Vec::new();
+        let mut linked = true;
+        let device = |handle: &Handle| handle.itself().ok().map(|found| found.seen.identity.0);
+        let one_device = destination.as_deref().is_some_and(|other| device(other) == device(&source));
         for (name, entry) in &entries {
             let path = || task.path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
-            match entry.kind.map_or_else(|| Ok(source.look(name)?.0.kind), Ok::<Kind, io::Error>) {
+            match entry.kind.map_or_else(|| Ok(source.look(name)?.seen.kind), Ok::<Kind, io::Error>) {
+                Ok(Kind::Directory) if self.is_unchanged(&source, destination.as_deref(), name) => {
+                    one_more(&self.counts.unchanged);
+                }
                 Ok(Kind::Directory) => below.push(Task {
                     source: Arc::clone(&source),
                     destination: destination.clone(),
@@ -276,8 +286,8 @@ impl Run<'_> {
                 Ok(Kind::File) if name.as_c_str() == UNFINISHED => {}
                 Ok(Kind::File) => match &destination {
                     Some(destination) => {
-                        let pair = Pair { source: &source, destination, path: &path() };
-                        self.file(&pair, name, entry, held.get(name));
+                        let pair = Pair { source: &source, destination, path: &path(), one_device };
+                        linked &= self.file(&pair, name, entry, held.get(name));
                     }
                     None => self.would_bring(&source, name),
                 },
@@ -298,8 +308,27 @@ impl Run<'_> {
                     self.fail(&task.path, error);
                 }
             }
+            if let (Ok(before), Some(since)) = (before, self.job.since)
+                && linked
+                && before.modified < since
+            {
+                self.settle(&task.path, destination.date(before.modified));
+            }
         }
         below
+    }
+
+    /// Whether nothing was added to a directory, or deleted from it, since all its files were linked.
+    fn is_unchanged(&self, source: &Handle, destination: Option<&Handle>, name: &CStr) -> bool {
+        let both = || Some((source.look(name).ok()?, destination?.look(name).ok()?));
+        // Of one that has others in it the time says nothing of those.
+        let same = |(one, other): (Found, Found)| {
+            one.names == 2
+                && other.seen.kind == Kind::Directory
+                && one.seen.modified == other.seen.modified
+                && !self.is_strange(other.uid)
+        };
+        self.job.since.is_some() && !self.job.terms.compare && !self.job.dry && both().is_some_and(same)
     }
 
     /// The directory in the new store, made if need be, and what is in it; none if something else has its name.
@@ -328,7 +357,7 @@ impl Run<'_> {
             one_more(&self.counts.directories);
             return Ok(Some((handle, BTreeMap::new())));
         }
-        if self.job.last && self.is_strange(handle.itself()?.1) {
+        if self.job.last && self.is_strange(handle.itself()?.uid) {
             handle.give(self.job.owner)?;
         }
         let held = handle.entries()?;
@@ -336,9 +365,9 @@ impl Run<'_> {
     }
 
     fn would_bring(&self, source: &Handle, name: &CStr) {
-        if let Ok((seen, _)) = source.look(name) {
+        if let Ok(found) = source.look(name) {
             one_more(&self.counts.copied);
-            self.counts.bytes.fetch_add(seen.size, Relaxed);
+            self.counts.bytes.fetch_add(found.seen.size, Relaxed);
         }
     }
 
@@ -347,166 +376,8 @@ impl Run<'_> {
         self.job.owner.is_some_and(|owner| owner.uid != uid)
     }
 
-    fn file(&self, pair: &Pair<'_>, name: &CStr, entry: &Entry, held: Option<&Entry>) {
-        let looked = || -> io::Result<(Seen, Option<(Seen, u32)>)> {
-            let seen = pair.source.look(name)?.0;
-            Ok((seen, held.map(|_| pair.destination.look(name)).transpose()?))
-        };
-        // The number alone says it where both lie on one file system, and nothing else has to be known.
-        if !self.job.last
-            && held.is_some_and(|held| held.inode == entry.inode)
-            && self.share_device(pair).is_ok_and(|shared| shared)
-        {
-            return one_more(&self.counts.held);
-        }
-        let (seen, held) = match looked() {
-            Ok(looked) => looked,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return self.skip(pair.path, &error.to_string()),
-        };
-        let mut verdict = media::judge(&seen, held.as_ref().map(|(held, _)| held), self.job.terms);
-        if verdict == Verdict::Compare {
-            verdict =
-                match pair.source.read(name).and_then(|one| same_bytes(one, pair.destination.read(name)?)) {
-                    Ok(true) => Verdict::Held,
-                    Ok(false) => media::differs(self.job.terms),
-                    Err(error) => return self.skip(pair.path, &error.to_string()),
-                };
-        }
-        match verdict {
-            Verdict::Bring | Verdict::Replace if self.job.dry => self.would_bring(pair.source, name),
-            Verdict::Bring => self.bring(pair, name, &seen, false),
-            Verdict::Replace => self.bring(pair, name, &seen, true),
-            Verdict::Held => {
-                one_more(&self.counts.held);
-                if self.job.last && held.is_some_and(|(_, uid)| self.is_strange(uid)) {
-                    self.settle(pair, pair.destination.give_file(name, self.job.owner));
-                }
-            }
-            Verdict::Taken => self.skip(pair.path, "another file has its name in the new store, and stays"),
-            // It took the place of a file in this moment, and `Compare` was decided above.
-            Verdict::Foreign | Verdict::Compare => self.skip(pair.path, "it is no file any more"),
-        }
-    }
-
-    fn share_device(&self, pair: &Pair<'_>) -> io::Result<bool> {
-        Ok(pair.source.itself()?.0.identity.0 == pair.destination.itself()?.0.identity.0)
-    }
-
-    fn bring(&self, pair: &Pair<'_>, name: &CStr, seen: &Seen, replace: bool) {
-        for way in self.job.ways {
-            if *way == Way::Reflink && self.without_clones.load(Relaxed) {
-                continue;
-            }
-            let done = match way {
-                Way::HardLink | Way::Rename => self.rename_or_link(*way, pair, name, seen, replace),
-                Way::Reflink | Way::Copy => self.write(*way, pair, name, replace),
-            };
-            match done {
-                Ok(()) => return one_more(self.counts.by(*way)),
-                Err(error) if cannot(*way, &error) => {
-                    if *way == Way::Reflink && error.raw_os_error() != Some(libc::EXDEV) {
-                        self.without_clones.store(true, Relaxed);
-                    }
-                    if self.job.ways.len() == 1 {
-                        let said = format!("it cannot be {} here: {error}", way.done());
-                        return self.stop(pair.path, &said);
-                    }
-                }
-                Err(error) => {
-                    let _ = pair.destination.remove(UNFINISHED);
-                    return self.settle(pair, Err(error));
-                }
-            }
-        }
-        self.skip(pair.path, "no way leads there");
-    }
-
-    fn rename_or_link(
-        &self,
-        way: Way,
-        pair: &Pair<'_>,
-        name: &CStr,
-        seen: &Seen,
-        replace: bool,
-    ) -> io::Result<()> {
-        let Pair { source, destination, .. } = pair;
-        let place = if replace { UNFINISHED } else { name };
-        if replace {
-            destination.remove(UNFINISHED)?;
-        }
-        match way {
-            Way::Rename => destination.take(place, source, name)?,
-            Way::HardLink | Way::Reflink | Way::Copy => destination.link(place, source, name)?,
-        }
-        // Whoever owns the old store may have put a link in its place meanwhile, which Synapse would follow.
-        if destination.look(place)?.0.identity != seen.identity {
-            destination.remove(place)?;
-            return Err(io::Error::other("it became another one meanwhile"));
-        }
-        // As long as the old server uses it too, it stays its own.
-        if self.job.last {
-            destination.give_file(place, self.job.owner)?;
-        }
-        if replace {
-            destination.replace(name, UNFINISHED)?;
-        }
-        self.counts.bytes.fetch_add(seen.size, Relaxed);
-        Ok(())
-    }
-
-    fn write(&self, way: Way, pair: &Pair<'_>, name: &CStr, replace: bool) -> io::Result<()> {
-        let Pair { source, destination, path } = pair;
-        let from = source.read(name)?;
-        let before = handle::seen_of(&from)?;
-        if before.kind != Kind::File {
-            return Err(io::Error::other("it is no file any more"));
-        }
-        destination.remove(UNFINISHED)?;
-        let to = destination.create(UNFINISHED)?;
-        let copied = if way == Way::Reflink {
-            handle::clone_data(&from, &to).inspect_err(|_| drop(destination.remove(UNFINISHED)))?;
-            self.counts.bytes.fetch_add(before.size, Relaxed);
-            before.size
-        } else {
-            self.copy(&from, &to)?
-        };
-        // The time of before: who writes to it meanwhile is noticed by the next pass.
-        handle::date(&to, before.modified)?;
-        handle::give(&to, self.job.owner)?;
-        if self.job.terms.compare
-            && way == Way::Copy
-            && !is_written(&from, &to, destination.read(UNFINISHED)?)?
-        {
-            return Err(io::Error::other("what was written is not what was read"));
-        }
-        if replace {
-            destination.replace(name, UNFINISHED)?;
-        } else {
-            destination.take(name, destination, UNFINISHED)?;
-        }
-        let after = handle::seen_of(&from)?;
-        if self.job.last && (after != before || copied != before.size) {
-            self.skip(path, "it was written to while it was copied: does the old server still run?");
-        }
-        Ok(())
-    }
-
-    fn copy(&self, from: &File, to: &File) -> io::Result<u64> {
-        let mut copied = 0;
-        loop {
-            // copy_file_range(2) or sendfile(2), by the standard library.
-            let piece = io::copy(&mut from.take(PIECE), &mut &*to)?;
-            copied += piece;
-            self.counts.bytes.fetch_add(piece, Relaxed);
-            if piece < PIECE {
-                return Ok(copied);
-            }
-        }
-    }
-
     fn remove(&self, destination: &Handle, name: &CStr, entry: &Entry) -> io::Result<()> {
-        let kind = entry.kind.map_or_else(|| Ok(destination.look(name)?.0.kind), Ok::<Kind, io::Error>)?;
+        let kind = entry.kind.map_or_else(|| Ok(destination.look(name)?.seen.kind), Ok::<Kind, io::Error>)?;
         let gone = if kind == Kind::Directory {
             destination.remove_below(name)?
         } else {
@@ -518,12 +389,12 @@ impl Run<'_> {
     }
 
     /// What goes wrong with one file is said at the end; what would go wrong with all of them ends it.
-    fn settle(&self, pair: &Pair<'_>, done: io::Result<()>) {
+    fn settle(&self, path: &Path, done: io::Result<()>) {
         match done {
             // Deleted meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) if is_fatal(&error) => self.fail(pair.path, error),
-            Err(error) => self.skip(pair.path, &error.to_string()),
+            Err(error) if is_fatal(&error) => self.fail(path, error),
+            Err(error) => self.skip(path, &error.to_string()),
             Ok(()) => {}
         }
     }
@@ -546,21 +417,6 @@ impl Run<'_> {
         self.broken.store(true, Relaxed);
         let mut fatal = self.fatal.lock().unwrap_or_else(PoisonError::into_inner);
         fatal.get_or_insert_with(|| why.to_owned());
-    }
-}
-
-/// Whether an error says that this is no way for such a file, rather than that something is wrong.
-fn cannot(way: Way, error: &io::Error) -> bool {
-    let Some(number) = error.raw_os_error() else { return false };
-    match way {
-        // A file system that knows no clones says one of these (ioctl_ficlone(2)).
-        Way::Reflink => {
-            matches!(number, libc::EXDEV | libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::ENOSYS)
-        }
-        // Of somebody else's file an ordinary user may not make one (fs.protected_hardlinks).
-        Way::HardLink => matches!(number, libc::EXDEV | libc::EPERM | libc::EMLINK | libc::EOPNOTSUPP),
-        Way::Rename => number == libc::EXDEV,
-        Way::Copy => false,
     }
 }
 
