@@ -14,7 +14,8 @@ help:
 	@echo "make test-system   test the service under systemd, in a Debian of its own (needs root)"
 	@echo "make soak          kill, stop, restart and reload at random under load for a while (MINUTES=10; SEED=n repeats it)"
 	@echo "make fuzz          fuzz the configuration, request heads, chunks and X-Matrix for a while (RUNS=-1: until Ctrl-C)"
-	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning, and routing"
+	@echo "make bench         measure starts, restarts, crashes and memory against a shell loop and supervisord, reloads, planning,"
+	@echo "                   routing, and moving media against rsync"
 	@echo "                   (OPTIONS='--setup one-of-each --rounds 1' for some of it; see --help)"
 	@echo "make bench-router  measure the router against nginx, HAProxy and Caddy (OPTIONS='--only small --rounds 2' for some of it)"
 	@echo "make fmt           format the code"
@@ -147,6 +148,7 @@ bench: venv
 	$(CARGO) build --release --locked
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.restart $(OPTIONS)
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.reload
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.bench.media
 	$(CARGO) bench --locked --bench route
 
 # A profile without names says little.

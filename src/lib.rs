@@ -8,6 +8,7 @@ pub mod config;
 pub mod doctor;
 pub mod http1;
 pub mod import;
+pub mod moving;
 pub mod plan;
 pub mod render;
 pub mod route;

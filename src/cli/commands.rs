@@ -241,8 +241,15 @@ pub(super) fn ask<T: serde::de::DeserializeOwned>(
 /// # Errors
 /// It does not let us in, or is broken; that was said.
 pub(super) fn is_running(config: &Path) -> Result<bool, Exit> {
-    let run = toml::run_dir(config).map_err(|unusable| super::config::refuse(&unusable))?;
-    let socket = layout::control_socket(&run);
+    is_running_in(&toml::run_dir(config).map_err(|unusable| super::config::refuse(&unusable))?)
+}
+
+/// The same where the run directory is known.
+///
+/// # Errors
+/// As [`is_running`].
+pub(super) fn is_running_in(run: &Path) -> Result<bool, Exit> {
+    let socket = layout::control_socket(run);
     match block_on(client::ask::<String>(&socket, Method::GET, "/v1/version", &())) {
         Ok(Ok(_)) => Ok(true),
         Ok(Err(ControlError::NotRunning)) => Ok(false),

@@ -31,7 +31,7 @@ use super::output::fail;
 use super::upgrade;
 
 /// The file with every key, as the packages install it.
-const TEMPLATE: &str = include_str!("../../config/synvisor.toml");
+pub(super) const TEMPLATE: &str = include_str!("../../config/synvisor.toml");
 
 pub(super) fn init(path: &Path, answers: &Answers, means: &Means) -> Exit {
     match carry_out(path, answers, means) {

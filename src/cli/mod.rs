@@ -20,6 +20,7 @@ use crate::wire::OrderRequest;
 mod administration;
 mod answers;
 mod ask;
+mod backup;
 mod commands;
 mod config;
 mod daemon;
@@ -28,10 +29,13 @@ mod documents;
 mod front;
 mod import;
 mod init;
+mod media;
+mod migrate;
 mod migration;
 mod output;
 mod progress;
 mod registration_tokens;
+mod restore;
 mod routes;
 mod upgrade;
 mod users;
@@ -98,8 +102,13 @@ enum Verb {
     /// Write a TOML file, the files of its secrets and a report from the configuration of another installation: files of
     /// Synapse's own, variables of matrix-docker-ansible-deploy, or the environment of Synapse's Docker image. Changes nothing
     /// of it, and overwrites nothing.
-    #[command(args_conflicts_with_subcommands = true)]
-    Import(import::ImportArguments),
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Import {
+        #[command(flatten)]
+        arguments: Option<import::ImportArguments>,
+        #[command(subcommand)]
+        verb: Option<media::ImportVerb>,
+    },
     /// Have another version of Synapse take the place of the one that runs. It is made beside that one and looked at first: its
     /// routes, the database's schema, the configuration. Requests wait meanwhile; what does not come up is undone.
     Upgrade {
@@ -112,6 +121,19 @@ enum Verb {
         /// Go on where there is no way back, or where Synapse answers something that the routing table does not know.
         #[arg(long)]
         anyway: bool,
+        #[command(flatten)]
+        means: MeansArguments,
+    },
+    /// Move from another Synapse to this one: print the steps, or with --go take them, each of which can be taken up again where
+    /// it was broken off. Seconds pass without a server, and there is a way back.
+    Migrate(migrate::MigrateArguments),
+    /// Save configuration, secrets, signing key and database, and a list of the media, in a new directory, while the homeserver
+    /// serves.
+    Backup(backup::BackupArguments),
+    /// Have a backup again, in a system that has nothing yet. Overwrites nothing; a second run does what is missing.
+    Restore {
+        /// The directory of the backup.
+        backup: PathBuf,
         #[command(flatten)]
         means: MeansArguments,
     },
@@ -333,10 +355,20 @@ pub fn main() -> ExitCode {
             daemon::router(router)
         }
         Verb::Init { answers, means } => init::init(&path, &answers, &means.means()),
-        Verb::Import(arguments) => import::import(&arguments),
+        Verb::Import { verb: Some(verb), arguments: _ } => media::run(&path, &verb),
+        Verb::Import { verb: None, arguments: Some(arguments) } => import::import(&arguments),
+        // The parser asks for either.
+        Verb::Import { verb: None, arguments: None } => Exit::Usage,
         Verb::Upgrade { version, rollback, anyway, means } => {
             upgrade::upgrade(&path, &upgrade::Wish { version, rollback, anyway }, &means.means())
         }
+        Verb::Migrate(arguments) => {
+            migrate::migrate(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), &arguments)
+        }
+        Verb::Backup(arguments) => {
+            backup::backup(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), &arguments)
+        }
+        Verb::Restore { backup, means } => restore::restore(&path, &backup, &means.means()),
         Verb::Doctor { json, offline } => {
             doctor::doctor(&path, json, offline, Means::of(std::env::vars_os()))
         }

@@ -5,6 +5,9 @@ use std::io::Write;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::moving::pace;
+use crate::moving::pace::Amount;
+
 /// Between two lines where there is no terminal.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -37,6 +40,12 @@ impl Progress {
         }
         self.last += self.last.elapsed();
         self.show(doing.trim());
+    }
+
+    /// Says how far it is.
+    pub(super) fn measure(&mut self, done: Amount, whole: Option<Amount>) {
+        let millis = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.say(&pace::shown(done, whole, millis));
     }
 
     fn show(&self, doing: &str) {

@@ -1,8 +1,6 @@
 //! Makes virtualenvs: by uv where it is installed, else by venv and pip, as the user whom they are for.
 
 use std::ffi::OsString;
-use std::io::BufRead;
-use std::io::BufReader;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -17,14 +15,12 @@ use crate::sys::fs;
 use crate::sys::users;
 use crate::sys::users::User;
 
+use super::program;
 use super::venv;
 use super::venvs;
 
 /// Where programs are looked for beside the caller's PATH, which for a service may be short.
 const PLACES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/bin", "/root/.local/bin"];
-
-/// Lines of pip's that a failure shows.
-const SHOWN: usize = 12;
 
 /// What a build goes by beside the recipe.
 #[derive(Clone, Debug, Default)]
@@ -248,7 +244,7 @@ impl<'a> Builder<'a> {
             command = self.command(python);
             command.args(["-I", "-m", "venv"]).arg(place);
         }
-        run(command, say).map_err(|said| {
+        program::run(command, say).map_err(|said| {
             let remedy = if said.contains("ensurepip") {
                 "\n  install what it lacks: apt-get install python3-venv"
             } else {
@@ -274,7 +270,7 @@ impl<'a> Builder<'a> {
             Some(lock) => command.args(["--require-hashes", "-r"]).arg(lock),
             None => command.args(recipe.requirements()),
         };
-        run(command, say).map_err(|said| {
+        program::run(command, say).map_err(|said| {
             let what = format!("Synapse {} could not be installed:\n{said}", recipe.version);
             match remedy(&said) {
                 Some(remedy) => format!("{what}\n  {remedy}"),
@@ -349,32 +345,6 @@ fn remedy(said: &str) -> Option<&'static str> {
         return Some("make room: a virtualenv takes 300 MB");
     }
     None
-}
-
-/// Runs a program to its end and says each line of it.
-///
-/// # Errors
-/// The last lines of one that failed.
-fn run(mut command: Command, say: &mut dyn FnMut(&str)) -> Result<(), String> {
-    let wrong = |error: std::io::Error| error.to_string();
-    let (reader, writer) = std::io::pipe().map_err(wrong)?;
-    command.stdout(writer.try_clone().map_err(wrong)?).stderr(writer);
-    let program = command.get_program().to_string_lossy().into_owned();
-    let mut child = command.spawn().map_err(|error| format!("{program} cannot be run: {error}"))?;
-    // Its ends of the pipe are the last ones then.
-    drop(command);
-    let mut last: Vec<String> = Vec::new();
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = String::from_utf8_lossy(&line.map_err(wrong)?).trim_end().to_owned();
-        say(&line);
-        if !line.is_empty() {
-            last.push(line);
-        }
-    }
-    if child.wait().map_err(wrong)?.success() {
-        return Ok(());
-    }
-    Err(last[last.len().saturating_sub(SHOWN)..].join("\n"))
 }
 
 /// What a program prints when it is given a text.

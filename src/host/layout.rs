@@ -129,6 +129,24 @@ impl Layout {
     pub fn admin_lock(&self) -> PathBuf {
         self.state.join("admin.lock")
     }
+    pub fn media(&self) -> PathBuf {
+        self.state.join("media_store")
+    }
+    /// How far a media store is that moves in, and what one command line holds that moves it.
+    pub fn media_note(&self) -> PathBuf {
+        self.state.join("media_import.json")
+    }
+    pub fn media_lock(&self) -> PathBuf {
+        self.state.join("media_import.lock")
+    }
+    /// How far the move from another server is.
+    pub fn migration(&self) -> PathBuf {
+        self.state.join("migration.json")
+    }
+    /// Which backup was restored here, as far as it got.
+    pub fn restore_note(&self) -> PathBuf {
+        self.state.join("restored.json")
+    }
     pub fn temporary(&self) -> PathBuf {
         self.state.join("tmp")
     }
@@ -164,7 +182,7 @@ impl Layout {
             fs::directory(&self.state.join(private), 0o700, synapse)?;
         }
         // Media may lie elsewhere, in a directory that the administrator has made for them.
-        let media = self.state.join("media_store");
+        let media = self.media();
         if fs::link_target(&media).is_none() {
             fs::directory(&media, 0o700, synapse)?;
         }

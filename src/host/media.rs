@@ -27,14 +27,8 @@ pub fn place(layout: &Layout, directory: &Path, user: Option<&User>) -> Result<S
             "{shown} is no absolute path\n  write where the media shall lie: --media /srv/media"
         ));
     }
-    let in_service = layout.state == Path::new("/var/lib/synvisor");
-    if in_service && HOMES.iter().any(|home| directory.starts_with(home)) {
-        return Err(format!(
-            "the service sees nothing of {shown}: its unit has ProtectHome=yes\n  \
-             choose a place like /srv/media, or write ProtectHome=no into a drop-in (systemctl edit synvisor)"
-        ));
-    }
-    let link = layout.state.join("media_store");
+    is_seen(layout, directory)?;
+    let link = layout.media();
     match fs::link_target(&link) {
         Some(target) if target == directory => {}
         Some(target) => {
@@ -60,22 +54,50 @@ pub fn place(layout: &Layout, directory: &Path, user: Option<&User>) -> Result<S
             users::as_user(user, || fs::link(&link, directory).map_err(|error| error.to_string()))?;
         }
     }
-    if !in_service
+    Ok(match admit(layout, directory)? {
+        None => format!("{shown}"),
+        Some(how) => format!("{shown} ({how})"),
+    })
+}
+
+/// That the service can see a directory at all.
+///
+/// # Errors
+/// Its unit hides it.
+pub fn is_seen(layout: &Layout, directory: &Path) -> Result<(), String> {
+    let shown = directory.display();
+    if is_of_service(layout) && HOMES.iter().any(|home| directory.starts_with(home)) {
+        return Err(format!(
+            "the service sees nothing of {shown}: its unit has ProtectHome=yes\n  \
+             choose a place like /srv/media, or write ProtectHome=no into a drop-in (systemctl edit synvisor)"
+        ));
+    }
+    Ok(())
+}
+
+fn is_of_service(layout: &Layout) -> bool {
+    layout.state == Path::new("/var/lib/synvisor")
+}
+
+/// Has the service allowed to write to a directory; says how, where it was not.
+///
+/// # Errors
+/// Of the file system.
+pub fn admit(layout: &Layout, directory: &Path) -> Result<Option<String>, String> {
+    if !is_of_service(layout)
         || directory.starts_with(&layout.state)
         || doctor::is_open(directory, systemd::UNIT, &systemd::drop_ins())
     {
-        return Ok(format!("{shown}"));
+        return Ok(None);
     }
-    let text = format!(
-        "# Written by `synvisor init`: the media store.\n[Service]\nReadWritePaths={}\n",
-        quoted(directory)
-    );
+    let text =
+        format!("# Written by synvisor: the media store.\n[Service]\nReadWritePaths={}\n", quoted(directory));
     let path = Path::new(DROP_IN);
     path.parent().map_or(Ok(()), fs::make_directory).map_err(|error| error.to_string())?;
     fs::replace(path, text.as_bytes(), 0o644, None).map_err(|error| error.to_string())?;
-    Ok(format!(
-        "{shown} (the service may write there by {DROP_IN}: systemctl daemon-reload, and where it runs, systemctl restart synvisor)"
-    ))
+    Ok(Some(format!(
+        "the service may write there by {DROP_IN}: systemctl daemon-reload, and where it runs, systemctl restart synvisor"
+    )))
 }
 
 /// A path as systemd reads it, with % and spaces in it.

@@ -1,14 +1,22 @@
 //! What synvisor keeps on the machine's disk, and what it finds there.
 
+pub mod archive;
 pub mod builder;
 pub mod certificates;
 pub mod checkup;
+pub mod contents;
 pub mod database;
 pub mod digest;
 pub mod generations;
+pub mod holding;
+pub mod import;
 pub mod layout;
 pub mod machine;
 pub mod media;
+pub mod old;
+pub mod port;
+pub mod postgres;
+pub mod program;
 pub mod provision;
 pub mod python;
 pub mod schema;
@@ -18,5 +26,6 @@ pub mod settings;
 pub mod state;
 pub mod systemd;
 pub mod toml;
+pub mod transfer;
 pub mod venv;
 pub mod venvs;

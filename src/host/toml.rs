@@ -12,7 +12,9 @@ use crate::config::Parsed;
 use crate::config::Referred;
 use crate::config::problem;
 use crate::config::problem::Problem;
+use crate::config::secret::SecretSource;
 use crate::config::secret::SecretValues;
+use crate::plan;
 use crate::sys::fs;
 
 use super::certificates;
@@ -65,7 +67,19 @@ pub struct Usable {
     pub without_certificate: String,
 }
 
+impl Usable {
+    /// Files that it names: secrets, and what settings of Synapse are read from.
+    pub fn named_files(&self) -> Vec<PathBuf> {
+        named_files(&self.parsed)
+    }
+}
+
 impl Loaded {
+    /// Files that it names: secrets, and what settings of Synapse are read from.
+    pub fn named_files(&self) -> Vec<PathBuf> {
+        named_files(&self.parsed)
+    }
+
     /// The configuration and its secrets, to run with. A listener that has no certificate is in nobody's way: an ACME client
     /// may be writing it at this moment, and a router that runs has the one before.
     ///
@@ -139,6 +153,26 @@ pub fn usable_as(
     credentials: Option<&OsString>,
 ) -> Result<Usable, Unusable> {
     judge(document, path, credentials).and_then(Loaded::usable)
+}
+
+/// The same where secrets that it names may be missing yet.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_as(document: Document, path: &Path, credentials: Option<&OsString>) -> Result<Loaded, Unusable> {
+    judge(document, path, credentials)
+}
+
+fn named_files(parsed: &Parsed) -> Vec<PathBuf> {
+    let secrets = parsed.files.iter().filter_map(|file| match &file.source {
+        SecretSource::File(path) => Some(path.clone()),
+        SecretSource::Credential(_) => None,
+    });
+    let settings = plan::files(&parsed.config.synapse).into_iter().map(|named| named.path);
+    let mut all: Vec<PathBuf> = secrets.chain(settings).collect();
+    all.sort();
+    all.dedup();
+    all
 }
 
 fn judge(document: Document, path: &Path, credentials: Option<&OsString>) -> Result<Loaded, Unusable> {

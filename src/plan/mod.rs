@@ -27,6 +27,7 @@ pub use deployment::Digest;
 pub use deployment::Image;
 pub use refusal::Refusal;
 pub use settings::Named;
+pub use settings::files;
 pub use text::compressed;
 
 use concern::Concern;

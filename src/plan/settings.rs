@@ -60,7 +60,7 @@ fn joined(above: &str, name: &str) -> String {
 }
 
 /// The files that settings name, for Synapse or for a module, and that are only read.
-pub(super) fn files(settings: &Table) -> BTreeSet<Named> {
+pub fn files(settings: &Table) -> BTreeSet<Named> {
     let mut found = BTreeSet::new();
     collect("", settings, &mut found);
     found

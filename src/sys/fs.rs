@@ -74,7 +74,8 @@ impl FsError {
     }
 }
 
-fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FsError + 'a {
+/// Makes an error of what the system says: what was to be done, and where.
+pub fn at<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FsError + 'a {
     move |source| FsError { doing, path: path.to_owned(), source }
 }
 

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod descriptors;
 pub mod fs;
+pub mod handle;
 pub mod lines;
 pub mod names;
 pub mod notify;

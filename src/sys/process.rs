@@ -345,6 +345,21 @@ pub fn incapable(command: &mut std::process::Command) {
     unsafe { command.pre_exec(clear) };
 }
 
+/// Has a program that is waited for get this signal when we die: nobody would wait for it then.
+pub fn end_with_us(command: &mut std::process::Command, signal: Signal) {
+    use std::os::unix::process::CommandExt;
+    let number = signal as libc::c_int;
+    let ask = move || {
+        // SAFETY: a plain system call, after fork.
+        match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, number, 0, 0, 0) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: what runs between fork and exec is one system call.
+    unsafe { command.pre_exec(ask) };
+}
+
 /// Takes over a descriptor that the program before us passed on to us, once.
 ///
 /// # Errors
