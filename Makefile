@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 # Some write what others have just copied away.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit fuzz next static package deb rpm e2e test-system soak bench bench-router fmt clean venv
+.PHONY: help demo test lint unit fuzz next static package deb rpm e2e whole test-system soak bench bench-router fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
@@ -26,7 +26,7 @@ demo:
 	@$(CARGO) build --release --locked --quiet
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
-test: lint unit fuzz e2e test-system
+test: lint unit fuzz whole
 	@echo "all tests passed"
 
 venv:
@@ -133,10 +133,17 @@ BESIDE := -n 2 --dist loadfile
 e2e: venv next static
 	$(PYTEST) $(BESIDE) tests/forkserver
 	$(PYTEST) $(BESIDE) -m "not alone" tests/e2e
-	$(PYTEST) -m alone tests/e2e
+	$(PYTEST) $(BESIDE) -m alone tests/e2e
 
 test-system: venv next deb rpm
 	$(PYTEST) -x tests/system
+
+# All of them; the system's mostly wait for a machine, and what they print comes when they are done.
+whole: venv next deb rpm
+	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
+		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not alone" tests/e2e; e2e=$$?; \
+		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]
+	$(PYTEST) $(BESIDE) -m alone tests/e2e
 
 MINUTES ?= 10
 

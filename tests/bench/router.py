@@ -29,6 +29,7 @@ from typing import Any
 from tests.support.fronts import program, with_libraries
 from tests.support.generated import Certificates
 
+from . import attack
 from .homeserver import groups
 from .loads import LARGE, MIX, Backend, Handshakes, Polls, Wrk
 from .perf import profile
@@ -48,6 +49,8 @@ AIMS = {
     ("p99_small", "haproxy"): 1.0,
 }
 LEAST_MEMORY = 15
+# A part in which only ours takes part, against itself.
+ATTACK = "attack"
 
 Part = Wrk | Handshakes | Polls
 Results = dict[str, dict[str, list[float]]]
@@ -216,7 +219,7 @@ def environment(cpu: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench-router")
     # Only their names matter here.
-    names = list(parts(ssl.create_default_context()))
+    names = [*parts(ssl.create_default_context()), ATTACK]
     parser.add_argument("--only", action="append", choices=names, help="only this part (may be repeated)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each proxy (5)")
     parser.add_argument("--seconds", type=float, default=3, help="of load for each turn (3)")
@@ -244,6 +247,10 @@ def main() -> None:
             proxies = [kind(sockets, live) for kind in kinds(name)]
             results[name] = turns.measure(name, part, proxies)
             found += rows(part.setup, results[name])
+        if ATTACK in (arguments.only or names):
+            ours = Synvisor(sockets, live)
+            with started([ours]):
+                found.append(attack.measure(ours, backend, arguments.rounds, arguments.seconds))
     spreads(results)
     verdicts(found)
     print(f"load of the machine at the end: {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
