@@ -28,6 +28,8 @@ pub(super) struct Outgoing {
     /// What was read of the body, while that is all of it and may have to go again.
     kept: Option<Vec<u8>>,
     pub(super) arrived: Instant,
+    /// By how many milliseconds its time-out was lowered.
+    lowered: u64,
 }
 
 impl Outgoing {
@@ -47,6 +49,7 @@ impl Outgoing {
             chunked: body == Length::Chunked,
             kept: again.then(Vec::new),
             arrived,
+            lowered: 0,
         }
     }
 
@@ -103,7 +106,9 @@ impl Outgoing {
         let target = self.head.get(self.target.clone()).unwrap_or_default();
         let Ok(target) = std::str::from_utf8(target) else { return };
         let Some((path, query)) = target.split_once('?') else { return };
-        if let Some(query) = route::with_time_left(query, park::milliseconds(self.arrived)) {
+        let passed = park::milliseconds(self.arrived);
+        if let Some(query) = route::with_time_left(query, passed.saturating_sub(self.lowered)) {
+            self.lowered = passed;
             let lowered = format!("{path}?{query}");
             let end = self.target.start + lowered.len();
             self.head.splice(self.target.clone(), lowered.into_bytes());
@@ -117,4 +122,26 @@ fn is_ours(name: &str) -> bool {
     const OURS: [&str; 5] =
         ["expect", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto"];
     OURS.iter().any(|other| other.len() == name.len() && other.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn time_that_has_passed_is_taken_off_once() {
+        // Mutation: all of it taken off again with each attempt: seen red.
+        let arrived = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        let target = "/_matrix/client/v3/sync?since=1&timeout=30000";
+        let mut outgoing = Outgoing::new("GET", target, Length::Known(0), true, arrived);
+        outgoing.lower_timeout();
+        outgoing.lower_timeout();
+        let head = std::str::from_utf8(outgoing.head()).unwrap();
+        let timeout = head.split_once("timeout=").unwrap().1.split_once(' ').unwrap().0;
+        let timeout: u64 = timeout.parse().unwrap();
+        assert!((15_000..=20_000).contains(&timeout), "{head}");
+        assert!(head.ends_with(" HTTP/1.1\r\n"), "{head}");
+    }
 }
