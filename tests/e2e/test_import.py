@@ -56,8 +56,12 @@ def debian(tmp_path: Path) -> Path:
 def test_what_is_written_passes_check_and_is_closed_to_others(debian: Path, tmp_path: Path) -> None:
     # Mutation: secrets with mode 0644: seen red.
     out = tmp_path / "out"
+    (debian / "homeserver-2023.yaml").write_text("server_name: old.example.com\n")
     ran = run(debian, "--output", out)
     assert ran.returncode == 0, ran.stderr
+    assert (
+        "homeserver-2023.yaml" in ran.stdout and "old.example.com" not in (out / "synvisor.toml").read_text()
+    )
     assert (out / "REPORT.md").read_text().strip() in ran.stdout.strip()
     assert "hunter2" not in ran.stdout + (out / "synvisor.toml").read_text() + (out / "REPORT.md").read_text()
     secrets = sorted(path.name for path in (out / "secrets").iterdir())
@@ -102,6 +106,17 @@ def test_a_missing_signing_key_is_required_and_can_be_given(debian: Path, tmp_pa
     ran = run(debian, "--output", tmp_path / "wrong", "--signing-key", tmp_path / "none.key")
     assert ran.returncode == 1 and "is no signing key" in ran.stderr
     assert not (tmp_path / "wrong").exists()
+
+
+def test_what_lies_in_a_volume_is_found_where_that_is(tmp_path: Path) -> None:
+    data = tmp_path / "volume"
+    shutil.copytree(CASES / "docker-env", data)
+    ran = run(data / "synapse.env", "--mount", f"/data={data}", "--output", tmp_path / "out")
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "out/secrets/signing.key").read_text() == KEY
+    assert check(tmp_path / "out").stderr == ""
+    wrong = run(data / "synapse.env", "--mount", "data=x", "--output", tmp_path / "out")
+    assert wrong.returncode == 64 and "/data=/srv/synapse" in wrong.stderr
 
 
 @pytest.mark.parametrize(
