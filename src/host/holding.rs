@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_database_that_synapse_would_refuse_is_refused_before() {
-        // Mutations, each seen red: the character type not looked at; owners of tables not looked at.
+        // Mutation: the character type not looked at: seen red.
         holding().suits().unwrap();
         let other = Holding { ctype: "en_US.UTF-8".into(), ..holding() };
         assert!(other.suits().unwrap_err().contains("character type en_US.UTF-8"));

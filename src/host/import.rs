@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn one_store_moves_at_a_time_and_what_was_there_is_not_ours() {
-        // Mutations, each seen red: a finished one in the way of the next; `ours` whatever is there.
+        // Mutation: a finished one in the way of the next: seen red.
         let dir = tempfile::tempdir().unwrap();
         let layout = layout(dir.path());
         let mut note = Note::of(&layout, Path::new("/a"), true).unwrap();
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn stores_in_each_other_and_what_is_none_are_refused() {
-        // Mutation: one direction of the two left out: seen red, each.
+        // Mutation: one direction of the two left out: seen red.
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| {
             std::fs::create_dir_all(dir.path().join(name)).unwrap();

@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn what_a_homeserver_yaml_says_of_data_is_found() {
-        // Mutations, each seen red: relative paths left as they are; a missing `database` taken for PostgreSQL.
+        // Mutation: relative paths left as they are: seen red.
         let base = Path::new("/data");
         let postgres = settings(
             "server_name: a.b\ndatabase:\n  name: psycopg2\n  args: {user: synapse, dbname: s, cp_min: 5}\n\

@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_the_script_would_refuse_is_said_before_the_old_server_stops() {
-        // Mutations, each seen red: one of the four not looked at.
+        // Mutation: auto_vacuum not looked at: seen red.
         let fine = Sqlite { schema: 92, updates: 0, someone: Some("@a:b.c".to_owned()), vacuum: 0 };
         fine.suits(92, "b.c").unwrap();
         assert!(Sqlite { schema: 93, ..fine.clone() }.suits(92, "b.c").unwrap_err().contains("knows 92"));

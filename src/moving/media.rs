@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn a_file_is_held_if_it_is_the_same_or_looks_so() {
-        // Mutations, each seen red: sizes not compared; times not compared; whole seconds wanted of every file system.
+        // Mutation: sizes not compared: seen red.
         let copy = Seen { identity: (2, 1), ..FILE };
         assert_eq!(judge(&FILE, None, OURS), Verdict::Bring);
         assert_eq!(judge(&FILE, Some(&copy), OURS), Verdict::Held);

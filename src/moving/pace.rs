@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn what_is_left_goes_by_the_slower_of_files_and_bytes() {
-        // Mutations, each seen red: bytes alone counted; the time that it took taken for the time that is left.
+        // Mutation: bytes alone counted: seen red.
         let whole = Amount { files: 1_000, bytes: 10 << 20 };
         let done = Amount { files: 250, bytes: 5 << 20 };
         let line = shown(done, Some(whole), 20_000);

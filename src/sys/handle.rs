@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn no_link_is_entered_read_or_overwritten() {
-        // Mutations, each seen red: O_NOFOLLOW left out in `enter`; in `read`; links removed with what is behind them.
+        // Mutation: O_NOFOLLOW left out in `enter`: seen red.
         let dir = tempfile::tempdir().unwrap();
         let outside = dir.path().join("outside");
         std::fs::create_dir_all(outside.join("kept")).unwrap();

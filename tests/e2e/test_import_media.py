@@ -80,7 +80,6 @@ def owner() -> int:
 def test_on_one_file_system_both_servers_have_the_files_until_the_old_one_is_done(
     mover: Mover, old: Path
 ) -> None:
-    # Mutation: a first pass that takes from the old server what only that may read: seen red.
     closed = next(path for path in old.rglob("*") if path.is_file())
     closed.chmod(0o600)
     said = mover.brought(old)
@@ -114,7 +113,7 @@ def test_on_one_file_system_both_servers_have_the_files_until_the_old_one_is_don
 
 @only_root
 def test_across_file_systems_what_changes_meanwhile_is_copied_again(across: Mover, old: Path) -> None:
-    # Mutations, each seen red: the time of the copy left as it is; sizes not compared; the owner not set.
+    # Mutation: the time of the copy left as it is: seen red.
     first, second, *_ = fill(old, 2, seed=3)
     assert "52 files copied" in across.brought(old)
     assert contents(across.new) == contents(old)
@@ -140,7 +139,6 @@ def test_across_file_systems_what_changes_meanwhile_is_copied_again(across: Move
 
 @only_root
 def test_data_are_shared_where_the_file_system_can(old: Path) -> None:
-    # Mutation: the ioctl left out: seen red.
     install_packages(["btrfs-progs"])
     with mounted("btrfs", 128) as place:
         store, new = place / "old", place / "new"
@@ -159,7 +157,6 @@ def test_data_are_shared_where_the_file_system_can(old: Path) -> None:
 
 
 def test_what_the_new_store_had_before_is_not_touched(mover: Mover, old: Path) -> None:
-    # Mutation: whatever is there taken for ours: seen red.
     first = next(path for path in old.rglob("*") if path.is_file()).relative_to(old)
     mover.new.mkdir(parents=True)
     mine = mover.new / first
@@ -191,7 +188,6 @@ def test_after_the_end_nothing_is_removed_any_more(mover: Mover, old: Path) -> N
 def test_killed_at_any_moment_it_goes_on_and_no_half_file_is_seen(
     across: Mover, old: Path, finish: bool
 ) -> None:
-    # Mutations, each seen red: files made under their own name; unfinished ones left where they are.
     store = old.parent / "large"
     fill(store, 40, largest=300_000)
     whole = contents(store)
@@ -216,7 +212,6 @@ def test_killed_at_any_moment_it_goes_on_and_no_half_file_is_seen(
 
 @only_root
 def test_without_room_nothing_begins_and_what_runs_out_of_it_goes_on_later(across: Mover, old: Path) -> None:
-    # Mutations, each seen red: room not looked at; what was copied forgotten; a full disk said of each file.
     place = across.new.resolve()
     assert "52 files" not in across.brought(old)
     large = old / LOCAL / "la/rg/e"
@@ -245,7 +240,6 @@ def test_a_disk_that_is_too_small_is_noticed_before_anything_is_copied(across: M
 
 @only_root
 def test_what_may_not_be_read_is_named_and_the_rest_is_brought(old: Path) -> None:
-    # Mutations, each seen red: it ends at the first; it counts as done; hard links insisted on.
     assert ORDINARY
     closed = next(path for path in old.rglob("*") if path.is_file())
     closed.chmod(0o600)
@@ -266,7 +260,6 @@ def test_what_may_not_be_read_is_named_and_the_rest_is_brought(old: Path) -> Non
 
 
 def test_links_are_named_and_not_followed(mover: Mover, old: Path) -> None:
-    # Mutations, each seen red: links taken along; directories entered by them.
     secret = old.parent / "secret"
     secret.mkdir()
     (secret / "key").write_bytes(b"of nobody's business")
@@ -281,7 +274,7 @@ def test_links_are_named_and_not_followed(mover: Mover, old: Path) -> None:
 
 @only_root
 def test_no_link_of_the_services_user_leads_root_anywhere(mover: Mover, old: Path) -> None:
-    # Mutations, each seen red: the owner of the new store not looked at; its directories entered by links.
+    # Mutation: the owner of the new store not looked at: seen red.
     outside = old.parent / "outside"
     outside.mkdir()
     mover.home.state.mkdir()
@@ -359,7 +352,6 @@ def test_what_other_servers_have_can_be_left_out(mover: Mover, old: Path) -> Non
 
 @only_root
 def test_a_file_that_is_written_to_while_it_is_copied_is_named_in_the_end(across: Mover, old: Path) -> None:
-    # Mutation: the file not looked at again: seen red.
     growing = old / LOCAL / "growing"
     stop = old.parent / "stop"
     growing.write_bytes(bytes(2 << 20))

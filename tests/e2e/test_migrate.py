@@ -95,8 +95,6 @@ def went(world: World, *options: str) -> str:
 
 
 def test_a_server_on_postgresql_moves_and_returns(from_postgres: World) -> None:
-    # Mutations, each seen red: the old server left running; media of since then not brought back; their owner
-    # left.
     world = from_postgres
     said = went(world)
     assert "Nothing was done" in said, said
@@ -125,7 +123,6 @@ def test_a_server_on_postgresql_moves_and_returns(from_postgres: World) -> None:
 
 
 def test_a_server_on_sqlite_moves_and_says_what_a_return_would_lose(from_sqlite: World) -> None:
-    # Mutations, each seen red: counts not compared; what was ported before taken for whole.
     world = from_sqlite
     went(world, "--go")
     before = contents(world.old.directory)["homeserver.db"]
@@ -145,7 +142,6 @@ def test_a_server_on_sqlite_moves_and_says_what_a_return_would_lose(from_sqlite:
 
 
 def test_killed_after_any_step_it_is_taken_up_there(from_sqlite: World) -> None:
-    # Mutations, each seen red: a step noted before it is done; a port that was broken off gone on with.
     world = from_sqlite
     command = world.new.command("migrate", *world.new.flags, "--go")
     for count in range(1, 7):
@@ -177,7 +173,6 @@ def test_a_port_that_was_broken_off_begins_anew(from_sqlite: World) -> None:
 
 
 def test_what_does_not_fit_is_said_while_the_old_server_serves(from_sqlite: World) -> None:
-    # Mutations, each seen red: names not compared; keys not compared.
     world = from_sqlite
     key = world.new.directory / "signing_key"
     text = key.read_text(encoding="utf-8")
