@@ -1,6 +1,6 @@
 systemd-tmpfiles --create synvisor.conf || :
 if [ "$1" -eq 1 ]; then
-    echo "synvisor: say who it serves in /etc/synvisor/synvisor.toml, then: systemctl enable --now synvisor"
+    echo "synvisor: set it up with: synvisor init, then: systemctl enable --now synvisor"
 fi
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || :

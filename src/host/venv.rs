@@ -112,7 +112,11 @@ pub fn remedy(config: &Config) -> String {
     match &config.python.recipe {
         Some(_) => "make it with: synvisor init".to_owned(),
         None => {
-            format!("create it with: python3 -m venv {shown} && {shown}/bin/pip install {}", packages(config))
+            let packages = packages(config);
+            format!(
+                "have one made: synvisor init; or make this one yourself: python3 -m venv {shown} && {shown}/bin/pip install \
+                 {packages}"
+            )
         }
     }
 }

@@ -130,12 +130,13 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
         metrics: Arc::new(Metrics::new()),
     };
     let (answers, heard) = mpsc::unbounded_channel();
+    let (finished, mut finishing) = mpsc::unbounded_channel();
     let mut orders = Vec::new();
-    let mut others = Vec::new();
     for number in 2..=threads {
         let (order, told) = mpsc::unbounded_channel();
         orders.push(order);
-        others.push(thread(number, share.clone(), told, answers.clone())?);
+        let (share, answers, finished) = (share.clone(), answers.clone(), finished.clone());
+        thread(number, move || share.work(told, answers, finished))?;
     }
     let (order, told) = mpsc::unbounded_channel();
     orders.push(order);
@@ -146,19 +147,19 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
             let control = UnixListener::from_std(control)?;
             let team = Team::new(orders.clone());
             tokio::task::spawn_local(control::serve(control, allowed_uids, team, heard));
-            let own = share.work(told, answers);
-            tokio::pin!(own, stopped);
-            tokio::select! {
-                () = &mut stopped => {
-                    for order in &orders {
-                        let _ = order.send(Order::Stop);
+            tokio::task::spawn_local(share.work(told, answers, finished));
+            tokio::pin!(stopped);
+            let (mut left, mut stopping) = (threads, false);
+            while left > 0 {
+                tokio::select! {
+                    () = &mut stopped, if !stopping => {
+                        stopping = true;
+                        for order in &orders {
+                            let _ = order.send(Order::Stop);
+                        }
                     }
-                    own.await;
+                    _ = finishing.recv() => left -= 1,
                 }
-                () = &mut own => {}
-            }
-            for ended in others {
-                let _ = ended.await;
             }
             Ok(())
         })
@@ -176,31 +177,33 @@ struct Share {
     metrics: Arc<Metrics>,
 }
 
-/// Starts a thread; what it returns resolves when that has ended.
-fn thread(
+/// Starts a thread that does this work.
+fn thread<F: Future<Output = ()>>(
     number: usize,
-    share: Share,
-    told: mpsc::UnboundedReceiver<Order>,
-    answers: mpsc::UnboundedSender<Answer>,
-) -> io::Result<oneshot::Receiver<()>> {
-    let (end, ended) = oneshot::channel();
+    work: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(format!("router-{number}")).spawn(move || {
-        let _end = end;
-        LocalSet::new().block_on(&runtime, share.work(told, answers));
-    })?;
-    Ok(ended)
+    std::thread::Builder::new()
+        .name(format!("router-{number}"))
+        .spawn(move || LocalSet::new().block_on(&runtime, work()))?;
+    Ok(())
 }
 
 impl Share {
-    /// Serves clients as it is told, until there are none any more.
-    async fn work(self, told: mpsc::UnboundedReceiver<Order>, answers: mpsc::UnboundedSender<Answer>) {
+    /// Serves clients as it is told, and says when there are none any more. It answers until all have finished: they are one
+    /// router.
+    async fn work(
+        self,
+        told: mpsc::UnboundedReceiver<Order>,
+        answers: mpsc::UnboundedSender<Answer>,
+        finished: mpsc::UnboundedSender<()>,
+    ) {
         let drain_timeout = self.drain_timeout;
         let state = State::new(self, answers);
         let (stop, mut stopped) = oneshot::channel();
         tokio::task::spawn_local(upstream::close_idle(Rc::clone(&state)));
         tokio::task::spawn_local(access_log::keep_up(Rc::clone(&state)));
-        tokio::task::spawn_local(obey(Rc::clone(&state), told, stop));
+        let obeying = tokio::task::spawn_local(obey(Rc::clone(&state), told, stop));
         tokio::select! {
             _ = &mut stopped => {
                 state.listeners.stop();
@@ -216,6 +219,8 @@ impl Share {
             },
         }
         state.access_log.flush();
+        let _ = finished.send(());
+        let _ = obeying.await;
     }
 }
 

@@ -57,6 +57,27 @@ fn counts_are_those_of_all_threads_and_who_waits_anywhere_goes() {
 }
 
 #[test]
+fn who_has_nobody_left_still_answers_as_a_part_of_the_whole() {
+    // Mutation: a thread that ends when its last client has gone: seen red, nobody is ever told what was counted.
+    let mut harness = Harness::of_threads(3);
+    let generic = harness.up("generic-1", 1);
+    harness.table();
+    let mut client = harness.request("GET", VERSIONS);
+    let mut server = accept(&generic);
+    server.head();
+    harness.tell(&ToRouter::Retire { limit_ms: 3_600_000 });
+    assert_eq!(harness.hear(), FromRouter::Accepting { addresses: Vec::new() });
+    for _ in 0..3 {
+        assert_eq!(harness.counts("generic-1").parked, 0);
+    }
+    server.send(OK);
+    assert_eq!(client.response().1, "ok");
+    drop(client);
+    let ended = harness.end.recv_timeout(Duration::from_secs(10));
+    assert_eq!(ended, Err(std::sync::mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
 fn all_threads_retire_and_end() {
     // Mutation: only the first thread told to retire: seen red.
     let mut harness = Harness::of_threads(3);
