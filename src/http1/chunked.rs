@@ -189,18 +189,19 @@ mod tests {
             "5\r\nhello\n0\r\n\r\n",
             "5\r\nhello0\r\n\r\n",
             "5\r\nhelloo\r\n0\r\n\r\n",
-            "\r\n",
+            "\r\n\r\n",
             "-1\r\n\r\n",
             "+5\r\nhello\r\n0\r\n\r\n",
             "0x5\r\nhello\r\n0\r\n\r\n",
             " 5\r\nhello\r\n0\r\n\r\n",
             "10000000000000005\r\nhello\r\n0\r\n\r\n",
+            "5;a\nhello\r\n0\r\n\r\n",
             "5;a\nb\r\nhello\r\n0\r\n\r\n",
             "5;\u{0}\r\nhello\r\n0\r\n\r\n",
             "0\r\n\n",
             "0\r\nTrailer: x\n\r\n",
             "0\r\n\rX",
-            "g\r\n",
+            "g\r\n\r\n",
         ] {
             for portion in [1, 3, bad.len()] {
                 assert!(read(bad.as_bytes(), portion).is_err(), "{bad:?}");
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn framing_is_bounded() {
-        // Mutation: no bound: seen red.
+        // Mutations, each seen red: no bound; data does not begin the count anew.
         let long = format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(MOST_FRAMING));
         assert!(read(long.as_bytes(), 1_000).is_err());
         let trailers = format!("0\r\n{}\r\n", "a: b\r\n".repeat(MOST_FRAMING));

@@ -166,7 +166,7 @@ mod tests {
             ("/a?access_token=syt_x", "/a?access_token=<redacted>"),
             ("/a?b=1&loginToken=x&c", "/a?b=1&loginToken=<redacted>&c"),
             ("/a?Access_Token=x", "/a?Access_Token=<redacted>"),
-            ("/a?access%5Ftoken=x", "/a?access%5Ftoken=<redacted>"),
+            ("/a?access_%74oken=x", "/a?access_%74oken=<redacted>"),
             ("/a?client_secret=x&sid=2", "/a?client_secret=<redacted>&sid=2"),
         ] {
             assert_eq!(without_secrets(target), shown);

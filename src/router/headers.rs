@@ -139,6 +139,7 @@ mod tests {
 
     #[test]
     fn who_comes_by_tls_came_by_https_unless_a_trusted_proxy_says_otherwise() {
+        // Mutations, each seen red: TLS of a stranger, or of a proxy that says nothing, overlooked; a proxy's http overlooked.
         let trusted: Vec<IpNet> = vec!["127.0.0.1/32".parse().unwrap()];
         let is_https = |address: &str, proto: &[&str]| {
             let peer = Peer { address: address.parse().unwrap(), https: true };

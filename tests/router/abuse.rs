@@ -180,7 +180,7 @@ fn a_path_is_what_it_is_and_nothing_that_it_could_stand_for() {
 
 #[test]
 fn chunks_that_are_none_end_the_request_and_its_connection() {
-    // Mutation: chunks passed on as they come: seen red (the process gets what is none).
+    // Mutation: chunks passed on unread: seen red (nobody refuses them).
     let mut harness = Harness::new();
     let main = harness.up("main", 1);
     let long = "x".repeat(5_000);
@@ -250,6 +250,7 @@ fn nothing_of_the_connection_or_of_the_way_is_the_clients_to_say() {
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
         ),
         ("a tunnel by Upgrade", "Connection: Upgrade\r\nUpgrade: websocket"),
+        ("a tunnel that Connection does not name", "Upgrade: websocket"),
         ("our fields taken away", "Connection: X-Forwarded-For, X-Forwarded-Proto, Content-Length, Host"),
         ("a proxy's password", "Proxy-Authorization: Basic eDp4"),
         ("trailers to come", "TE: trailers\r\nTrailer: X-Late"),
@@ -323,10 +324,13 @@ fn who_does_not_go_on_is_let_go() {
     let _main = harness.up("main", 1);
     harness.table();
     let mut idle = harness.client();
+    let mut answered = harness.request("GET", "/health");
+    answered.response();
     let mut slow = harness.client();
     slow.send("GET /health HTTP/1.1\r\nHost");
     assert!(slow.head().starts_with("HTTP/1.1 408 "));
     assert!(idle.is_over());
+    assert!(answered.is_over());
 }
 
 #[test]

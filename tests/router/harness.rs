@@ -85,9 +85,9 @@ impl Harness {
         Self::start(workers, parking, without_parking, drain_timeout, longest_silence, 1)
     }
 
-    /// One that serves with several threads.
+    /// One that serves with several threads, each of which lets ten wait.
     pub(crate) fn of_threads(threads: usize) -> Self {
-        let parking = Parking { most: 30, longest: PATIENCE };
+        let parking = Parking { most: 10, longest: PATIENCE };
         Self::start("generic = 1\ntyping = 1", parking, false, PATIENCE, PATIENCE, threads)
     }
 
