@@ -10,6 +10,11 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -101,9 +106,10 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) fn new(longest_silence: Duration) -> Self {
+    pub(super) fn new(longest_silence: Duration, all: Arc<Everybody>) -> Self {
         let end = watch::Sender::new(End::NotYet);
-        Self { open: RefCell::default(), end, longest_silence, crowd: Rc::default() }
+        let crowd = Rc::new(Crowd { all, of: RefCell::default(), left: Notify::new() });
+        Self { open: RefCell::default(), end, longest_silence, crowd }
     }
 
     /// Listens at exactly these addresses, and returns when every other socket is closed. A socket that we have is kept,
@@ -215,10 +221,17 @@ pub(super) struct Door {
     crowd: Rc<Crowd>,
 }
 
-/// Everybody who is in.
+/// Everybody who is in, on whichever thread.
 #[derive(Default)]
+pub(super) struct Everybody {
+    count: AtomicUsize,
+    /// What is said when there is no room for more.
+    complaint: Mutex<Complaint>,
+}
+
+/// Those of one thread.
 struct Crowd {
-    count: Cell<usize>,
+    all: Arc<Everybody>,
     /// How many connections each address has.
     of: RefCell<BTreeMap<IpAddr, usize>>,
     /// Told when somebody has left.
@@ -230,7 +243,7 @@ pub(super) struct In(Rc<Crowd>);
 
 impl In {
     fn to(crowd: &Rc<Crowd>) -> Self {
-        crowd.count.set(crowd.count.get() + 1);
+        crowd.all.count.fetch_add(1, Ordering::Relaxed);
         Self(Rc::clone(crowd))
     }
 }
@@ -280,7 +293,7 @@ fn household(address: IpAddr) -> IpAddr {
 
 impl Drop for In {
     fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
+        self.0.all.count.fetch_sub(1, Ordering::Relaxed);
         self.0.left.notify_waiters();
     }
 }
@@ -295,18 +308,16 @@ const fn most_in(limit: u64) -> u64 {
 impl Door {
     /// Somebody more who is in, if there is room.
     pub(super) fn enter(&self) -> Option<In> {
-        ((self.crowd.count.get() as u64) < most_in(self.descriptors())).then(|| In::to(&self.crowd))
-    }
-
-    /// How many descriptors there are for this thread.
-    fn descriptors(&self) -> u64 {
-        descriptors::limit() / self.state.threads as u64
+        ((self.crowd.all.count.load(Ordering::Relaxed) as u64) < most_in(descriptors::limit()))
+            .then(|| In::to(&self.crowd))
     }
 
     /// How many connections an address may have: many users share one, and nobody has all of them. A proxy has.
     fn most_of(&self, address: IpAddr) -> u64 {
         let is_trusted = self.state.table().trusted_proxies.iter().any(|network| network.contains(&address));
-        if is_trusted { u64::MAX } else { most_in(self.descriptors()).div_ceil(4) }
+        // Each thread counts its own.
+        let parts = 4 * self.state.threads as u64;
+        if is_trusted { u64::MAX } else { most_in(descriptors::limit()).div_ceil(parts) }
     }
 
     /// Whether `/_synapse/admin` is reachable by it.
@@ -343,34 +354,30 @@ impl Door {
     }
 
     /// Waits until one more may be let in; who is not waits in the kernel.
-    async fn room(&self, complaint: &mut Complaint) {
+    async fn room(&self) {
         loop {
             let left = self.crowd.left.notified();
             tokio::pin!(left);
             // From here on nothing is missed.
             left.as_mut().enable();
-            let limit = self.descriptors();
-            let inside = self.crowd.count.get();
+            let limit = descriptors::limit();
+            let inside = self.crowd.all.count.load(Ordering::Relaxed);
             if (inside as u64) < most_in(limit) {
                 return;
             }
-            complaint.say(|| {
+            self.crowd.all.complaint.lock().unwrap_or_else(PoisonError::into_inner).say(|| {
                 format!(
                     "{inside} clients are connected, all that {limit} descriptors allow; others wait until one leaves\n  \
                      raise LimitNOFILE= of the service"
                 )
             });
-            // The limit itself may change.
+            // The limit itself may change, and who leaves may have been another thread's.
             let _ = tokio::time::timeout(LIMIT_LOOK, left).await;
         }
     }
 
-    async fn next(
-        &self,
-        socket: &TcpListener,
-        complaint: &mut Complaint,
-    ) -> io::Result<(TcpStream, SocketAddr)> {
-        self.room(complaint).await;
+    async fn next(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        self.room().await;
         socket.accept().await
     }
 
@@ -379,7 +386,7 @@ impl Door {
         let mut complaint = Complaint::default();
         loop {
             let accepted = tokio::select! {
-                accepted = self.next(&socket, &mut complaint) => accepted,
+                accepted = self.next(&socket) => accepted,
                 _ = closed.wait_for(|closed| *closed) => break,
                 _ = end.wait_for(|end| *end != End::NotYet) => return,
             };
@@ -500,7 +507,7 @@ mod tests {
     #[test]
     fn no_address_has_all_connections_and_a_network_counts_as_one() {
         // Mutations, each seen red: no bound; each address of a network by itself; a place that is never given back.
-        let crowd = Rc::new(Crowd::default());
+        let crowd = Rc::new(Crowd { all: Arc::default(), of: RefCell::default(), left: Notify::new() });
         let take = |address: &str| Place::take(&crowd, address.parse().unwrap(), 2);
         let held = [take("198.51.100.7"), take("198.51.100.7"), take("2001:db8::1"), take("2001:db8::2")];
         assert!(held.iter().all(Option::is_some));

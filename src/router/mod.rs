@@ -46,6 +46,7 @@ mod upstream;
 pub use exchange::RESPONSE;
 pub use forward::REPLAY_WITHIN;
 
+use listen::Everybody;
 use metrics::Metrics;
 use state::State;
 use team::Answer;
@@ -127,6 +128,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
         longest_silence,
         drain_timeout,
         threads,
+        everybody: Arc::default(),
         metrics: Arc::new(Metrics::new()),
     };
     let (answers, heard) = mpsc::unbounded_channel();
@@ -174,6 +176,7 @@ struct Share {
     longest_silence: Duration,
     drain_timeout: Duration,
     threads: usize,
+    everybody: Arc<Everybody>,
     metrics: Arc<Metrics>,
 }
 
