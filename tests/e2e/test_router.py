@@ -91,17 +91,17 @@ def test_the_access_log_says_who_answered_and_never_with_what_token(home: Deploy
     user.register("logged", "secret-123")
     token, user.token = user.token, None
     assert token
-    user.call("GET", f"/_matrix/client/v3/sync?timeout=0&access_token={token}&filter=0")
+    user.call("GET", f"/_matrix/client/v3/sync?timeout=0&access_token={token}&set_presence=offline")
 
     def found() -> dict[str, object] | None:
         for line in home.cli("logs", "router").stdout.splitlines():
-            if line.startswith("{") and "filter=0" in line:
+            if line.startswith("{") and "set_presence=offline" in line:
                 parsed: dict[str, object] = json.loads(line)
                 return parsed
         return None
 
     line = wait_for("the line of a request", found, 30)
-    assert line["target"] == "/_matrix/client/v3/sync?timeout=0&access_token=<redacted>&filter=0"
+    assert line["target"] == "/_matrix/client/v3/sync?timeout=0&access_token=<redacted>&set_presence=offline"
     assert (line["method"], line["status"], line["class"], line["unit"]) == (
         "GET",
         200,
