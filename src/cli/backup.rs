@@ -20,7 +20,6 @@ use crate::moving::backup::FORMAT;
 use crate::moving::backup::Manifest;
 use crate::moving::backup::Media;
 use crate::moving::media;
-use crate::moving::media::Terms;
 use crate::moving::media::Way;
 use crate::moving::pace;
 use crate::sys::clock;
@@ -163,18 +162,9 @@ fn media(place: &Place<'_>, archive: &Archive, arguments: &BackupArguments) -> R
         let mut progress = Progress::start("media".to_owned());
         let copied = users::as_user(user, || {
             fs::directory(&archive.media(), 0o700, None).map_err(|error| error.to_string())?;
-            let job = Job {
-                source: &store,
-                destination: &archive.media(),
-                folders: &folders,
-                // A link would share what goes wrong with the file.
-                ways: &[Way::Reflink, Way::Copy],
-                terms: Terms::default(),
-                last: false,
-                owner: None,
-                dry: false,
-                since: None,
-            };
+            let destination = archive.media();
+            // A link would share what goes wrong with the file.
+            let job = Job::new(&store, &destination, &folders, &[Way::Reflink, Way::Copy]);
             transfer::carry_out(&job, &mut |done| progress.measure(done, Some(listed)))
         });
         let seconds = progress.end();

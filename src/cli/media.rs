@@ -241,17 +241,7 @@ fn adopt(place: &Place<'_>, store: &Path, folders: &[&'static str]) -> Result<us
             store.display()
         )));
     }
-    let job = Job {
-        source: store,
-        destination: store,
-        folders,
-        ways: &[],
-        terms: Terms::default(),
-        last: true,
-        owner,
-        dry: false,
-        since: None,
-    };
+    let job = Job { last: true, owner, ..Job::new(store, store, folders, &[]) };
     let progress = Progress::start("media         setting owners".to_owned());
     let done = transfer::carry_out(&job, &mut |_| {});
     let seconds = progress.end();

@@ -26,7 +26,6 @@ use crate::moving::backup::Fate;
 use crate::moving::backup::Manifest;
 use crate::moving::backup::fate;
 use crate::moving::media;
-use crate::moving::media::Terms;
 use crate::moving::media::Way;
 use crate::sys::fs;
 use crate::sys::users;
@@ -226,17 +225,8 @@ fn media(place: &Place<'_>, archive: &Archive, manifest: &Manifest) -> Result<()
         let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
         let mut progress = Progress::start("media".to_owned());
         let copied = users::as_user(user, || {
-            let job = Job {
-                source: &archive.media(),
-                destination: &store,
-                folders: &folders,
-                ways: &[Way::Reflink, Way::Copy],
-                terms: Terms::default(),
-                last: false,
-                owner: None,
-                dry: false,
-                since: None,
-            };
+            let source = archive.media();
+            let job = Job::new(&source, &store, &folders, &[Way::Reflink, Way::Copy]);
             transfer::carry_out(&job, &mut |done| progress.measure(done, None))
         });
         progress.end();

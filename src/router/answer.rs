@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::headers::Client;
+use super::client::Client;
 use super::metrics;
 
 /// What Synapse sends with every answer (`synapse/http/server.py`, `set_cors_headers`).

@@ -2,21 +2,13 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::io;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Context;
-use std::task::Poll;
 use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::Request;
 use hyper::Uri;
-use hyper::body::Body as HttpBody;
-use hyper::body::Bytes;
-use hyper::body::Frame;
 use hyper::body::Incoming;
-use hyper::body::SizeHint;
 use hyper::header;
 use hyper::header::HeaderValue;
 use hyper::http::uri;
@@ -35,7 +27,6 @@ use super::listen::Door;
 use super::listen::In;
 use super::listen::Visit;
 use super::translate;
-use super::translate::Body;
 
 /// Requests that a client may have open at once: RFC 9113 advises against fewer than 100.
 const MOST_STREAMS: u32 = 128;
@@ -59,9 +50,9 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, visi
     let service = service_fn(|request: Request<Incoming>| {
         let (visit, open) = (Rc::clone(&visit), Streams::open(&streams, door));
         async move {
-            let Some(open) = open else { return Ok(translate::refuse(Refusal::Busy).map(Answer::whole)) };
+            let Some(open) = open else { return Ok(translate::refuse(Refusal::Busy)) };
             let response = translate::answer(&visit, as_http1(request)).await;
-            Ok::<_, Infallible>(response.map(|body| Answer { body, _open: Some(open) }))
+            Ok::<_, Infallible>(response.map(|body| body.with(open)))
         }
     });
     let connection = http2::Builder::new(Local)
@@ -96,7 +87,7 @@ struct Streams {
 }
 
 /// One of them, until it is dropped.
-struct Open {
+pub(super) struct Open {
     streams: Rc<Streams>,
     /// The first one has the room that its connection has.
     _in: Option<In>,
@@ -128,38 +119,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.streams.count.set(self.streams.count.get() - 1);
         self.streams.changed.notify_one();
-    }
-}
-
-/// The body of an answer, with the request that it is for.
-struct Answer {
-    body: Body,
-    _open: Option<Open>,
-}
-
-impl Answer {
-    fn whole(body: Body) -> Self {
-        Self { body, _open: None }
-    }
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -30,8 +30,8 @@ use crate::sys::fs;
 use crate::wire::ListenerSettings;
 
 use super::PAUSE;
+use super::client::Peer;
 use super::greeting;
-use super::headers::Peer;
 use super::http1;
 use super::http2;
 use super::proxy_protocol;

@@ -19,11 +19,12 @@ mod answer;
 mod asker;
 mod buffer;
 mod charge;
+mod client;
 mod control;
 mod exchange;
 mod forward;
 mod greeting;
-mod headers;
+
 mod http1;
 mod http2;
 mod inbound;

@@ -10,7 +10,7 @@ use crate::http1;
 use crate::http1::Length;
 use crate::route;
 
-use super::headers::Client;
+use super::client::Client;
 use super::park;
 
 /// More of a request's body is not kept, so that it cannot be sent again once it was sent.

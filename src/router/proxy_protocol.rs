@@ -12,8 +12,8 @@ use ppp::v2;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use super::client::Peer;
 use super::greeting;
-use super::headers::Peer;
 
 /// Bytes of the longest header that is read: addresses take 232, and what a proxy knows of TLS some hundred.
 const LONGEST: usize = 4 * 1024;

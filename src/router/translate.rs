@@ -26,12 +26,13 @@ use super::answer::Own;
 use super::answer::Refusal;
 use super::asker::Asker;
 use super::charge::Charge;
+use super::client::Client;
 use super::forward;
 use super::forward::Asked;
 use super::forward::Errand;
 use super::forward::Failed;
 use super::forward::Verdict;
-use super::headers::Client;
+use super::http2::Open;
 use super::limits::Pace;
 use super::listen::Visit;
 use super::outgoing::Outgoing;
@@ -143,6 +144,19 @@ pub(super) struct Body {
     content: Content,
     /// Of a request that is over with it.
     trace: Option<Trace>,
+    /// The stream that it goes out by.
+    _open: Option<Open>,
+}
+
+impl Body {
+    fn new(content: Content, trace: Option<Trace>) -> Self {
+        Self { content, trace, _open: None }
+    }
+
+    /// The same, which keeps its stream open.
+    pub(super) fn with(self, open: Open) -> Self {
+        Self { _open: Some(open), ..self }
+    }
 }
 
 enum Content {
@@ -199,7 +213,7 @@ fn own(own: Own, mut trace: Option<Trace>) -> Response<Body> {
     if let Some(trace) = &mut trace {
         trace.status = own.status;
     }
-    let mut response = Response::new(Body { content: Content::Own(Bytes::from(own.body)), trace });
+    let mut response = Response::new(Body::new(Content::Own(Bytes::from(own.body)), trace));
     *response.status_mut() = StatusCode::from_u16(own.status).unwrap_or_default();
     fields(&mut response, own.fields.as_bytes());
     response
@@ -208,7 +222,7 @@ fn own(own: Own, mut trace: Option<Trace>) -> Response<Body> {
 fn pass_on(answered: Answered, mut trace: Trace) -> Response<Body> {
     let Answered { status, lines, body, .. } = answered;
     trace.status = status;
-    let mut response = Response::new(Body { content: Content::Process(body), trace: Some(trace) });
+    let mut response = Response::new(Body::new(Content::Process(body), Some(trace)));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
     let after_status = memchr::memchr(b'\n', &lines).map_or(0, |end| end + 1);
     fields(&mut response, lines.get(after_status..).unwrap_or_default());

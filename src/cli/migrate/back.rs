@@ -6,7 +6,6 @@ use crate::host::old;
 use crate::host::transfer;
 use crate::host::transfer::Job;
 use crate::moving::media;
-use crate::moving::media::Terms;
 use crate::moving::media::Way;
 use crate::moving::steps::Back;
 use crate::moving::steps::Data;
@@ -95,15 +94,9 @@ impl Move<'_> {
         let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
         let new = self.place.layout.media();
         let job = Job {
-            source: &new,
-            destination: &journal.media,
-            folders: &folders,
-            ways: &Way::BY_ITSELF,
-            terms: Terms::default(),
             last: true,
             owner: Some(&owner).filter(|_| self.place.users.synapse.is_some()),
-            dry: false,
-            since: None,
+            ..Job::new(&new, &journal.media, &folders, &Way::BY_ITSELF)
         };
         let done = transfer::carry_out(&job, &mut |_| {}).map_err(|why| fail(&why))?;
         fact("media", &format!("{} files of since then are in the old store too", done.amount.files));

@@ -62,6 +62,19 @@ pub struct Job<'a> {
     pub since: Option<(i64, i64)>,
 }
 
+impl<'a> Job<'a> {
+    /// One that adds what is missing, of whoever does it, and takes nothing from the source.
+    pub fn new(
+        source: &'a Path,
+        destination: &'a Path,
+        folders: &'a [&'static str],
+        ways: &'a [Way],
+    ) -> Self {
+        let terms = Terms::default();
+        Self { source, destination, folders, ways, terms, last: false, owner: None, dry: false, since: None }
+    }
+}
+
 /// What was done.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
