@@ -43,7 +43,7 @@ pub(super) fn supervise(
     }
     match run::supervise(chosen, path, credentials, inherited, launch, tests) {
         Ok(Ended::Stopped) => Exit::Done,
-        Ok(Ended::Unreachable(why)) => say(&why, Exit::Failed),
+        Ok(Ended::GaveUp(why)) => say(&why, Exit::Failed),
         Err(StartError::Config(why)) => say(&why, Exit::Config),
         Err(StartError::Busy(why)) => say(&why, Exit::Busy),
         Err(StartError::Failed(why)) => say(&why, Exit::Failed),

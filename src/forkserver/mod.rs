@@ -21,13 +21,18 @@ use tokio::task::JoinHandle;
 use crate::render::File;
 use crate::render::FileSet;
 use crate::supervise::Life;
+use crate::sys::clock;
 use crate::sys::packet::Packets;
 use crate::topology::UnitName;
 use crate::wire::Incarnation;
 
-/// Imports and probes take a second or two; one that says nothing for this long hangs. Less than the time for which the
-/// sockets of a process are held that waits for it.
+/// Imports and probes take a second or two; one that neither says nor does anything for this long hangs. Less than the time
+/// for which the sockets of a process are held that waits for it.
 const SILENCE: Duration = Duration::from_secs(25);
+/// What a server that gets on has at least of a CPU in that time, on a machine that has little left for it.
+const WORK: Duration = Duration::from_millis(100);
+/// One that is so often silent works at nothing.
+const SILENCES: u32 = 12;
 
 /// The directory that Python runs, file by file.
 const PROGRAM: [(&str, &str); 18] = [
@@ -136,11 +141,11 @@ pub struct Link {
 }
 
 impl Link {
-    /// Connects; the first event is the server's hello, and the last that it is lost.
-    pub fn new(socket: PathBuf, mut tell: impl FnMut(Event) + Send + 'static) -> Self {
+    /// Connects to the server that is process `pid`; the first event is its hello, and the last that it is lost.
+    pub fn new(socket: PathBuf, pid: i32, mut tell: impl FnMut(Event) + Send + 'static) -> Self {
         let (orders, queue) = mpsc::unbounded_channel();
         let task = tokio::spawn(async move {
-            let why = match talk(&socket, queue, &mut tell).await {
+            let why = match talk(&socket, pid, queue, &mut tell).await {
                 Ok(()) => "it closed the connection".to_owned(),
                 Err(error) => error.to_string(),
             };
@@ -164,14 +169,12 @@ impl Drop for Link {
 
 async fn talk(
     socket: &Path,
+    pid: i32,
     mut queue: mpsc::UnboundedReceiver<Order>,
     tell: &mut (impl FnMut(Event) + Send),
 ) -> io::Result<()> {
     let packets = Packets::connect(socket)?;
-    let hello = tokio::time::timeout(SILENCE, packets.receive()).await;
-    let silent = |_| io::Error::other(format!("it has said nothing for {} s", SILENCE.as_secs()));
-    let hello = hello.map_err(silent)??;
-    let Some(hello) = hello else { return Ok(()) };
+    let Some(hello) = hello(&packets, pid).await? else { return Ok(()) };
     tell(event(&hello)?);
     loop {
         tokio::select! {
@@ -188,6 +191,24 @@ async fn talk(
             }
         }
     }
+}
+
+/// What it says first. The imports come before that, and on a slow machine, or where all start at once, they take minutes.
+async fn hello(packets: &Packets, pid: i32) -> io::Result<Option<Vec<u8>>> {
+    let mut worked = clock::cpu_time(pid)?;
+    let mut silences = 0;
+    while silences < SILENCES {
+        if let Ok(hello) = tokio::time::timeout(SILENCE, packets.receive()).await {
+            return hello;
+        }
+        silences += 1;
+        let now = clock::cpu_time(pid)?;
+        if now.saturating_sub(worked) < WORK {
+            break;
+        }
+        worked = now;
+    }
+    Err(io::Error::other(format!("it has said nothing for {} s", (SILENCE * silences).as_secs())))
 }
 
 fn event(message: &[u8]) -> io::Result<Event> {

@@ -9,6 +9,7 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::json;
+use toml::Table;
 
 use crate::config::Config;
 use crate::config::secret::SecretValues;
@@ -102,8 +103,8 @@ impl Port<'_> {
         say("copying the file");
         let copied = self.copy().map_err(|error| fs::at("copy", self.database)(error).to_string());
         copied?;
-        let topology = Topology::of(self.config);
-        let files = render::render(self.config, &topology, self.secrets);
+        let config = without_pauses(self.config);
+        let files = render::render(&config, &Topology::of(&config), self.secrets);
         let main = self.layout.config_file(&UnitName::main());
         let text = files.iter().find(|(path, _)| **path == main).map(|(_, file)| file.bytes.clone());
         let text = text.ok_or("there is no configuration of main")?;
@@ -146,6 +147,17 @@ impl Port<'_> {
             }
         })
     }
+}
+
+/// The script takes the new database through all of Synapse's background updates first, and rests a second after each, some
+/// sixty of them (`do_next_background_update(True)` in synapse_port_db.py): nobody is there to be spared.
+fn without_pauses(config: &Config) -> Config {
+    let mut config = config.clone();
+    let updates = config.synapse.entry("background_updates").or_insert_with(|| Table::new().into());
+    if let Some(updates) = updates.as_table_mut() {
+        updates.insert("sleep_duration_ms".to_owned(), 0.into());
+    }
+    config
 }
 
 /// A database, and what SQLite keeps beside it, under the names of the copy.

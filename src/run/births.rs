@@ -30,6 +30,7 @@ use crate::wire::Made;
 
 use super::Driver;
 use super::News;
+use super::processes::Known;
 use super::sockets::Held;
 use super::spawn;
 use super::store;
@@ -157,8 +158,9 @@ impl Driver {
 
     /// Connects to a fork server that has just started.
     pub(super) fn connect_fork_server(&mut self, life: Life) {
+        let Some(pid) = self.pids.of(&life).map(Known::pid) else { return };
         let (news, server) = (self.news.clone(), life);
-        let link = Link::new(self.around.layout.fork_server_socket(), move |event| {
+        let link = Link::new(self.around.layout.fork_server_socket(), pid, move |event| {
             let _ = news.send(News::ForkServer(server.clone(), event));
         });
         self.fork_server_calls = Some(link);

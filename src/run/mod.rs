@@ -122,8 +122,8 @@ pub(crate) enum News {
 pub enum Ended {
     /// It was asked to stop.
     Stopped,
-    /// A service that Synapse needs could not be reached.
-    Unreachable(String),
+    /// The start could not succeed: why.
+    GaveUp(String),
 }
 
 struct Driver {
@@ -186,7 +186,7 @@ struct Driver {
     served: bool,
     stopping: bool,
     finished: bool,
-    unreachable: Option<String>,
+    gave_up: Option<String>,
 }
 
 impl Driver {
@@ -244,7 +244,7 @@ impl Driver {
             }
             self.keep();
         }
-        self.unreachable.map_or(Ended::Stopped, Ended::Unreachable)
+        self.gave_up.map_or(Ended::Stopped, Ended::GaveUp)
     }
 
     /// For `systemctl status`, while `systemctl start` waits.

@@ -190,12 +190,32 @@ impl Driver {
     }
 
     /// A start with a configuration that has never served goes back to the last one that did when main does not come up.
+    /// One that has nowhere to go back to ends, so that `systemctl start` says why; systemd begins it anew.
     pub(super) fn give_up_start(&mut self) {
-        let main = self.core.status().into_iter().find(|unit| unit.name == UnitName::main());
-        let Some(main) = main.filter(|main| main.restarts == TRIES) else { return };
         if self.served || self.stopping || self.under_way.is_some() {
             return;
         }
+        let needed = [UnitName::main(), UnitName::router()];
+        let units = self.core.status().into_iter().filter(|unit| needed.contains(&unit.name));
+        for unit in units {
+            let why = unit.reason.unwrap_or_default();
+            if unit.name == UnitName::main() && unit.restarts == TRIES {
+                self.return_to_proven(&why);
+            } else if unit.state == "failed" {
+                let log = self.around.layout.log(&unit.name);
+                self.gave_up = Some(format!(
+                    "{name} does not come up: it ended again and again before it was ready, at last with\n  {why}\n  \
+                     mend that, and `systemctl start synvisor`; {log} has the whole of what {name} wrote, and \
+                     `synvisor doctor` looks for what goes wrong in practice",
+                    name = unit.name,
+                    log = log.display(),
+                ));
+                self.stop();
+            }
+        }
+    }
+
+    fn return_to_proven(&mut self, why: &str) {
         let all = self.generations.list();
         let unproven = all.iter().find(|generation| generation.number == self.generation);
         let good = all.iter().rfind(|generation| generation.result == GenerationResult::Applied);
@@ -203,8 +223,7 @@ impl Driver {
         else {
             return;
         };
-        let why = main.reason.unwrap_or_default();
-        let asked = Asked::new(format!("start, since main did not come up: {}", gist(&why)), None);
+        let asked = Asked::new(format!("start, since main did not come up: {}", gist(why)), None);
         self.looked_at = None;
         self.return_to(good.number, asked);
     }

@@ -43,7 +43,7 @@ impl Driver {
     pub(super) fn give_up(&mut self) {
         let Some(name) = self.missing_service() else { return };
         let trouble = self.troubles.get(&name).cloned().unwrap_or_else(|| format!("{name} does not answer"));
-        self.unreachable = Some(trouble);
+        self.gave_up = Some(trouble);
         self.stop();
     }
 

@@ -392,7 +392,7 @@ impl Parts {
             served: false,
             stopping: false,
             finished: false,
-            unreachable: None,
+            gave_up: None,
         };
         let ended = driver.run(signals, news, commands, self.survivors, self.launch.upgraded).await;
         self.layout.remove_sockets().map_err(failed)?;

@@ -2,9 +2,12 @@
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use nix::time::ClockId;
+use nix::time::clock_getcpuclockid;
 use nix::time::clock_gettime;
+use nix::unistd::Pid;
 
 use crate::supervise::Time;
 
@@ -21,6 +24,14 @@ pub fn wall() -> u64 {
 pub fn wall_ms() -> i64 {
     clock_gettime(ClockId::CLOCK_REALTIME)
         .map_or(0, |time| time.tv_sec().saturating_mul(1_000).saturating_add(time.tv_nsec() / 1_000_000))
+}
+
+/// How long a process has had a CPU, all its threads together.
+///
+/// # Errors
+/// There is no such process.
+pub fn cpu_time(pid: i32) -> std::io::Result<Duration> {
+    Ok(clock_gettime(clock_getcpuclockid(Pid::from_raw(pid))?)?.into())
 }
 
 /// Whether somebody keeps the machine's clock right, as the kernel was told (adjtimex(2)).

@@ -133,6 +133,17 @@ def test_unreachable_database(fresh: Deployment) -> None:
     assert sorted(path.name for path in (fresh.state / "config").iterdir()) == ["main.log.yaml", "main.yaml"]
 
 
+def test_a_main_that_never_comes_up(fresh: Deployment) -> None:
+    # Mutation: what `give_up_start` (src/run/reload.rs) does of a unit that failed left out: it never ends.
+    fresh.synapse = 'modules = [{ module = "no_such_module.Class", config = {} }]'
+    fresh.write()
+    done = fresh.cli("supervise", timeout=300)
+    assert done.returncode == 1, done
+    assert "main does not come up" in done.stderr
+    assert "No module named 'no_such_module'" in done.stderr
+    assert str(fresh.state / "logs" / "main.log") in done.stderr
+
+
 def test_a_database_that_goes_by_the_system_user(fresh: Deployment) -> None:
     # Mutations, each seen red: the supervisor's own user taken for Synapse's (root is refused, and nothing
     # starts); every refusal taken for one of us alone.

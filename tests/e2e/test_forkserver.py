@@ -146,6 +146,28 @@ def overlaid(venv: Path, directory: Path, statement: str) -> Path:
     return directory
 
 
+def test_one_that_takes_long_is_waited_for_as_long_as_it_works() -> None:
+    # Mutation: `cpu_time` (src/sys/clock.rs) of nothing: it is replaced for ever.
+    home = Deployment("generic = 1")
+    try:
+        home.venv = overlaid(home.venv, home.directory / "venv", "import slow")
+        modules = next((home.venv / "lib").glob("python3.*/site-packages"))
+        # Longer than one may say nothing (`SILENCE` in src/forkserver/mod.rs).
+        (modules / "slow.py").write_text(
+            "import sys, time\n"
+            "end = time.monotonic() + 30 * ('server' in sys.orig_argv)\n"
+            "while time.monotonic() < end:\n"
+            "    sum(range(99_999))\n"
+            "    time.sleep(0.01)\n"
+        )
+        home.write()
+        home.start().wait_ready()
+        assert home.unit("forkserver")["restarts"] == 0
+        assert set(made(home).values()) == {"forked"}
+    finally:
+        home.close()
+
+
 @pytest.mark.parametrize("without", [(), ("forkserver",)])
 def test_a_synapse_that_is_not_recognised_is_started_plainly(without: tuple[str, ...]) -> None:
     home = Deployment("generic = 1", without=without)

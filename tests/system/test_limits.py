@@ -83,7 +83,11 @@ def status(guest: Guest) -> dict[str, Any]:
 
 
 def wait_ready(guest: Guest) -> None:
-    wait_for("it is ready", lambda: True if status(guest)["state"] == "ready" else None, LONG)
+    try:
+        wait_for("it is ready", lambda: True if status(guest)["state"] == "ready" else None, LONG)
+    except AssertionError as error:
+        journal = guest.run("journalctl", "--unit", UNIT, "--no-pager", "--lines=100").stdout
+        raise AssertionError(f"{error}\n{json.dumps(status(guest), indent=1)}\n{journal}") from None
 
 
 def shown(guest: Guest, name: str) -> str:
