@@ -26,7 +26,12 @@ demo:
 	@$(CARGO) build --release --locked --quiet
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
-test: lint unit fuzz whole
+# What is packed is built beside the checks: neither has work for every CPU all the time.
+test: venv
+	@mkdir -p target; $(MAKE) --no-print-directory next deb rpm >target/build.log 2>&1 & build=$$!; \
+		$(MAKE) --no-print-directory lint unit fuzz; checks=$$?; \
+		wait $$build || { cat target/build.log; exit 1; }; exit $$checks
+	@$(MAKE) --no-print-directory whole
 	@echo "all tests passed"
 
 venv:
@@ -41,8 +46,8 @@ lint: venv
 	@$(CARGO) deny --version >/dev/null 2>&1 || { \
 		echo "installing cargo-deny (some minutes, once)"; $(QUICKLY) $(CARGO) install --locked --quiet cargo-deny; }
 	$(CARGO) deny --log-level error check bans licenses sources
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" check --quiet tests src
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format --check --quiet tests src
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" check --quiet tests src packaging
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format --check --quiet tests src packaging
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/mypy" --no-error-summary
 
 unit: venv
@@ -105,6 +110,7 @@ package: static
 	@target/static/synvisor completions bash >target/package/completions/synvisor
 	@target/static/synvisor completions zsh >target/package/completions/_synvisor
 	@target/static/synvisor completions fish >target/package/completions/synvisor.fish
+	@$(PYTHON) packaging/notices.py $(HOST) >target/package/third-party-notices
 	@{ echo "systemd-sysusers --replace=/usr/lib/sysusers.d/synvisor.conf - <<'END' || :"; \
 		cat systemd/synvisor.sysusers; echo END; } >target/package/pre.sh
 	@# From a line for a member rpm 4.20 makes the user, with the wrong group, before it has read the other lines.
@@ -166,7 +172,7 @@ bench-router: venv
 
 fmt:
 	$(CARGO) fmt
-	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format tests src
+	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format tests src packaging
 
 clean:
 	$(CARGO) clean

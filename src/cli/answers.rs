@@ -9,7 +9,11 @@ use std::path::PathBuf;
 use crate::config::edit;
 use crate::config::effective::Effective;
 use crate::config::effective::Origin;
+use crate::config::problem::Severity;
 use crate::host::machine::Machine;
+use crate::host::toml;
+use crate::host::toml::Document;
+use crate::host::toml::Unusable;
 use crate::host::toml::Usable;
 
 use super::Exit;
@@ -55,6 +59,7 @@ pub(super) fn settle(path: &Path, checked: &Usable, answers: &Answers) -> Result
     let fresh = config.server_name == UNNAMED && answers.server_name.as_deref() != Some(UNNAMED);
     let sheet = Sheet {
         path,
+        text: &checked.text,
         said: &checked.parsed.effective,
         fresh,
         ask: fresh && !answers.yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
@@ -65,7 +70,7 @@ pub(super) fn settle(path: &Path, checked: &Usable, answers: &Answers) -> Result
         let question = "Domain in user ids (@alice:DOMAIN); it can never change";
         let name = match &answers.server_name {
             Some(name) => name.clone(),
-            None if sheet.ask => question_on_terminal(question, "")?,
+            None if sheet.ask => sheet.question(question, "", ("", "server_name"))?,
             None => String::new(),
         };
         if name.is_empty() {
@@ -120,6 +125,7 @@ struct Blank<'a> {
 /// The file, as far as it says anything.
 struct Sheet<'a> {
     path: &'a Path,
+    text: &'a str,
     said: &'a [Effective],
     /// Whether nobody has set up anything.
     fresh: bool,
@@ -163,8 +169,32 @@ impl Sheet<'_> {
                 )))
             }
             None if !self.fresh || begun => Ok(None),
-            None if self.ask => Ok(Some((table, key, question_on_terminal(question, suggested)?))),
+            None if self.ask => Ok(Some((table, key, self.question(question, suggested, (table, key))?))),
             None => Ok(Some((table, key, suggested.to_owned()))),
+        }
+    }
+
+    /// Asks until the answer can stand in the file.
+    fn question(&self, question: &str, suggested: &str, key: (&str, &str)) -> Result<String, Exit> {
+        loop {
+            let answer = question_on_terminal(question, suggested)?;
+            match self.suits(key, &answer) {
+                Ok(()) => return Ok(answer),
+                Err(why) => output::problem(why),
+            }
+        }
+    }
+
+    fn suits(&self, (table, key): (&str, &str), answer: &str) -> Result<(), String> {
+        let text = edit::set(self.text, table, key, answer)?;
+        let document = Document { name: self.path.display().to_string(), text };
+        match toml::usable_as(document, self.path, None) {
+            Err(Unusable::Problems(_, problems)) => {
+                let wrong = problems.iter().find(|problem| problem.severity == Severity::Error);
+                wrong.map_or(Ok(()), |wrong| Err(format!("{}\n  {}", wrong.what, wrong.remedy)))
+            }
+            Err(unread @ Unusable::Unread { .. }) => Err(unread.to_string()),
+            Ok(_) => Ok(()),
         }
     }
 

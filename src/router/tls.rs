@@ -20,6 +20,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::server::TlsStream;
 
 use crate::certificate;
+use crate::certificate::Certificate;
 
 /// What HTTP/2 is called in ALPN (RFC 9113, section 3.2).
 const HTTP2: &[u8] = b"h2";
@@ -28,6 +29,8 @@ const HTTP2: &[u8] = b"h2";
 pub(super) struct Tls {
     /// What was given for it, each a chain with its key.
     pems: Vec<String>,
+    /// What these say of themselves.
+    pub(super) certificates: Vec<Certificate>,
     /// None where no certificate was ever given.
     acceptor: Option<TlsAcceptor>,
 }
@@ -37,7 +40,8 @@ impl Tls {
     /// What was given cannot be served with.
     pub(super) fn new(pems: Vec<String>) -> io::Result<Self> {
         let acceptor = if pems.is_empty() { None } else { Some(acceptor(&pems)?) };
-        Ok(Self { pems, acceptor })
+        let certificates = pems.iter().filter_map(|pem| Certificate::of(pem)).collect();
+        Ok(Self { pems, certificates, acceptor })
     }
 
     /// Whether this was given for it, or nothing new.

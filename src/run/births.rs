@@ -8,11 +8,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
 use crate::forkserver::Event;
 use crate::forkserver::Link;
+use crate::host::venv;
 use crate::plan::Deployment;
 use crate::supervise::Ending;
 use crate::supervise::Exit;
@@ -46,6 +49,8 @@ const PATIENCE: u64 = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Births {
     link: Option<Link>,
+    /// What was installed when the fork server began to load it.
+    loaded: BTreeMap<PathBuf, Option<SystemTime>>,
     /// Why processes are started plainly: what the bootstrap does not recognise in this Synapse.
     pub(super) problems: Vec<String>,
     /// Processes that were asked for, each with the pipe at which it waits for the word to begin; none for one that is
@@ -122,6 +127,7 @@ impl Driver {
             self.sockets.release(&unit.name);
             return self.start_other(unit, life);
         }
+        self.look_at_virtualenv();
         let held = self.sockets.hold(unit, &self.around.users)?;
         if let Some(link) = &self.births.link {
             let image = self.running.images.get(&unit.name);
@@ -143,6 +149,7 @@ impl Driver {
         target: &Deployment,
         output: File,
     ) -> io::Result<()> {
+        self.look_at_virtualenv();
         let same = target.config.python == self.running.config.python
             && target.synapse_version == self.running.synapse_version;
         if let (Some(link), true) = (&self.births.link, same) {
@@ -159,6 +166,7 @@ impl Driver {
     /// Connects to a fork server that has just started.
     pub(super) fn connect_fork_server(&mut self, life: Life) {
         let Some(pid) = self.pids.of(&life).map(Known::pid) else { return };
+        self.births.loaded = venv::installed(&self.running.config.python.venv);
         let (news, server) = (self.news.clone(), life);
         let link = Link::new(self.around.layout.fork_server_socket(), pid, move |event| {
             let _ = news.send(News::ForkServer(server.clone(), event));
@@ -196,6 +204,16 @@ impl Driver {
         let server = server.map(|(_, life)| life.clone());
         if let Some(server) = server {
             self.give_up_fork_server(&server, "it does not answer");
+        }
+    }
+
+    /// A fork server goes on with what it has once loaded, whatever pip has done since.
+    fn look_at_virtualenv(&mut self) {
+        let server = self.pids.iter().find(|(_, life)| life.unit == UnitName::fork_server());
+        if let (Some((_, server)), true) = (server, self.births.link.is_some())
+            && self.births.loaded != venv::installed(&self.running.config.python.venv)
+        {
+            self.give_up_fork_server(&server.clone(), "other packages are installed now than it has loaded");
         }
     }
 

@@ -146,6 +146,29 @@ def overlaid(venv: Path, directory: Path, statement: str) -> Path:
     return directory
 
 
+def test_what_pip_has_installed_since_is_what_a_restart_starts() -> None:
+    # Mutation: the virtualenv not looked at (`look_at_virtualenv`, src/run/births.rs): the old one forks on.
+    home = Deployment("generic = 1")
+    try:
+        home.venv = overlaid(home.venv, home.directory / "venv", "")
+        modules = next((home.venv / "lib").glob("python3.*/site-packages"))
+        written = modules / "probe-1.dist-info"
+        written.mkdir()
+        home.write()
+        home.start().wait_ready()
+        server = home.unit("forkserver")["pid"]
+        restart(home, "generic-1")
+        assert home.unit("forkserver")["pid"] == server
+        written.rename(modules / "probe-2.dist-info")
+        restart(home, "generic-1")
+        home.wait_ready()
+        assert home.unit("forkserver")["pid"] != server
+        restart(home, "generic-1")
+        assert made(home)["generic-1"] == "forked"
+    finally:
+        home.close()
+
+
 def test_one_that_takes_long_is_waited_for_as_long_as_it_works() -> None:
     # Mutation: `cpu_time` (src/sys/clock.rs) of nothing: it is replaced for ever.
     home = Deployment("generic = 1")

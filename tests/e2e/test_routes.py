@@ -162,6 +162,7 @@ def test_the_installed_synapse_is_the_one_that_the_table_describes(home: Deploym
     said = home.cli("routes", "--verify")
     assert said.returncode == 0, said.stderr
     assert "endpoints go where they are answered" in said.stdout
+    assert len(said.stdout.splitlines()) == 1, said.stdout
 
 
 def test_what_the_authentication_service_asks_is_answered_by_workers(tmp_path: Path) -> None:

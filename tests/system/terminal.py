@@ -9,6 +9,7 @@ import select
 import signal
 import termios
 import time
+from collections.abc import Mapping
 
 from tests.support.deployment import wait_for
 
@@ -53,8 +54,9 @@ class Terminal:
         shown, self.unread = self.unread[: found.end()], self.unread[found.end() :]
         return shown, found[0]
 
-    def run(self, command: str, answers: dict[str, str], seconds: float = 120) -> str:
-        """What a command shows that succeeds and is answered whenever it asks one of these questions."""
+    def run(self, command: str, answers: Mapping[str, str | list[str]], seconds: float = 120) -> str:
+        """What a command shows that succeeds and is answered whenever it asks one of these questions; where
+        there are several answers, each once."""
         self.type(command)
         # What is typed is shown first.
         self.until("\n")
@@ -64,10 +66,12 @@ class Terminal:
             said += shown
             if last == PROMPT:
                 break
+            answer = answers[last]
+            answer = answer.pop(0) if isinstance(answer, list) else answer
             if "password" in last or "Once more" in last:
-                self.type_unseen(answers[last])
+                self.type_unseen(answer)
             else:
-                self.type(answers[last])
+                self.type(answer)
         self.type("echo code $?")
         code, _ = self.until(PROMPT)
         assert "\ncode 0\n" in f"\n{code}", f"{command}\n{said}\n{code}"

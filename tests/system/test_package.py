@@ -129,6 +129,7 @@ def installed(service: Service) -> None:
         "usr/share/zsh/vendor-completions/_synvisor",
         "usr/share/fish/vendor_completions.d/synvisor.fish",
         "usr/share/doc/synvisor/examples/smallest.toml",
+        "usr/share/doc/synvisor/third-party-notices",
         "usr/share/synvisor/synvisor.schema.json",
     ):
         assert (root / path).exists(), path

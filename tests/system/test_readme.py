@@ -24,7 +24,8 @@ PASSWORD = "correct horse"
 # What somebody says who takes what is suggested.
 ANSWERS = {
     "[Y/n] ": "y",
-    "it can never change: ": NAME,
+    # Twice, since the first answer cannot be.
+    "it can never change: ": ["Matrix.Test", NAME],
     f"Where clients reach it [https://{NAME}/]: ": "",
     "Workers (": "",
     "PostgreSQL: external or embedded [external]: ": "",
@@ -81,6 +82,7 @@ def test_a_fresh_debian_has_a_homeserver_in_less_than_ten_commands(machine: Mach
     for command in others:
         said = shell.run(command, ANSWERS, seconds=900)
         print(f"$ {command}\n{said}")
+        assert "init" not in command or "write it in lower case" in said
     alice = Client(PORT).login("alice", PASSWORD)
     assert alice.user == f"@alice:{NAME}"
     room = alice.create_room()

@@ -54,6 +54,7 @@ def test_an_rpm_from_its_installation_to_its_removal(machine: Service) -> None:
     listed = rpm(service, "-qlp", "/synvisor.rpm").splitlines()
     assert "/usr/share/man/man1/synvisor.1" in listed
     assert "/usr/share/zsh/site-functions/_synvisor" in listed
+    assert "/usr/share/licenses/synvisor/third-party-notices" in listed
     required = rpm(service, "-qp", "--requires", "/synvisor.rpm")
     assert "systemd >= 252" in required
     assert "GNU_HASH" not in required, "the program needs no library"
