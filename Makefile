@@ -139,7 +139,7 @@ BESIDE := -n 2 --dist loadfile
 e2e: venv next static
 	$(PYTEST) $(BESIDE) tests/forkserver
 	$(PYTEST) $(BESIDE) -m "not alone" tests/e2e
-	$(PYTEST) $(BESIDE) -m alone tests/e2e
+	$(PYTEST) -m alone tests/e2e
 
 test-system: venv next deb rpm
 	$(PYTEST) -x tests/system
@@ -149,7 +149,7 @@ whole: venv next deb rpm
 	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
 		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not alone" tests/e2e; e2e=$$?; \
 		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]
-	$(PYTEST) $(BESIDE) -m alone tests/e2e
+	$(PYTEST) -m alone tests/e2e
 
 MINUTES ?= 10
 

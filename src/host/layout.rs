@@ -97,6 +97,10 @@ impl Layout {
     pub fn stopping_mark(&self) -> PathBuf {
         self.run.join("stopping")
     }
+    /// Says that a start was given up.
+    pub fn gave_up_mark(&self) -> PathBuf {
+        self.run.join("gave-up")
+    }
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")
     }

@@ -186,6 +186,8 @@ struct Driver {
     served: bool,
     stopping: bool,
     finished: bool,
+    /// Whether systemd has begun anew what was given up a moment ago, so that nobody waits to hear of it.
+    unattended: bool,
     gave_up: Option<String>,
 }
 
@@ -227,7 +229,7 @@ impl Driver {
                     self.core.handle_timeout(clock::now());
                     self.obey();
                 }
-                () = until(services_due) => self.give_up(),
+                () = until(services_due) => self.give_up_service(),
                 () = until(self.births.overdue()) => self.fork_server_hangs(),
                 () = until(self.change_overdue()) => self.change_hangs(),
                 () = until(self.upgrade.as_ref().map(|upgrade| upgrade.deadline)) => self.check_hangs(),
@@ -314,6 +316,14 @@ impl Driver {
                 self.running.config.listen.iter().map(|listen| listen.address.to_string()).collect();
             tracing::info!("{} serves on {}", self.running.config.server_name, addresses.join(", "));
         }
+    }
+
+    /// Ends a start that cannot succeed.
+    fn give_up(&mut self, why: String) {
+        let shown: Vec<&str> = why.lines().take(2).map(str::trim).collect();
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&shown.join(" "))]);
+        self.gave_up = Some(why);
+        self.stop();
     }
 
     fn stop(&mut self) {

@@ -190,7 +190,8 @@ impl Driver {
     }
 
     /// A start with a configuration that has never served goes back to the last one that did when main does not come up.
-    /// One that has nowhere to go back to ends, so that `systemctl start` says why; systemd begins it anew.
+    /// One that has nowhere to go back to ends, so that `systemctl start` says why; systemd begins it anew, and then it is
+    /// tried on and on, as whatever fails later.
     pub(super) fn give_up_start(&mut self) {
         if self.served || self.stopping || self.under_way.is_some() {
             return;
@@ -201,16 +202,15 @@ impl Driver {
             let why = unit.reason.unwrap_or_default();
             if unit.name == UnitName::main() && unit.restarts == TRIES {
                 self.return_to_proven(&why);
-            } else if unit.state == "failed" {
+            } else if unit.state == "failed" && !self.unattended {
                 let log = self.around.layout.log(&unit.name);
-                self.gave_up = Some(format!(
+                self.give_up(format!(
                     "{name} does not come up: it ended again and again before it was ready, at last with\n  {why}\n  \
                      mend that, and `systemctl start synvisor`; {log} has the whole of what {name} wrote, and \
                      `synvisor doctor` looks for what goes wrong in practice",
                     name = unit.name,
                     log = log.display(),
                 ));
-                self.stop();
             }
         }
     }

@@ -40,11 +40,10 @@ impl Driver {
         units.map(|unit| unit.name).find(|name| self.is_external(name))
     }
 
-    pub(super) fn give_up(&mut self) {
+    pub(super) fn give_up_service(&mut self) {
         let Some(name) = self.missing_service() else { return };
         let trouble = self.troubles.get(&name).cloned().unwrap_or_else(|| format!("{name} does not answer"));
-        self.gave_up = Some(trouble);
-        self.stop();
+        self.give_up(trouble);
     }
 
     /// Synapse says when to ask; the others are asked from the start.

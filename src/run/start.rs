@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::secrets;
 use crate::host::state;
+use crate::host::systemd;
 use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Deployment;
@@ -60,6 +62,9 @@ const ROUTER_LETS_GO: u64 = 5_000;
 
 /// How long a supervisor that is stopping is waited for, in milliseconds: as long as systemd lets it (TimeoutStopSec=).
 const STOP: u64 = 180_000;
+
+/// So many seconds after it was given up a start is systemd's own.
+const AGAIN: u64 = 10;
 
 /// Why the supervisor does not run, by what it means for the exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -392,6 +397,7 @@ impl Parts {
             served: false,
             stopping: false,
             finished: false,
+            unattended: is_unattended(&self.layout),
             gave_up: None,
         };
         let ended = driver.run(signals, news, commands, self.survivors, self.launch.upgraded).await;
@@ -408,6 +414,15 @@ impl Parts {
         ] {
             fs::remove(&path).map_err(failed)?;
         }
+        if let Ended::GaveUp(_) = ended {
+            fs::replace_fleeting(&layout.gave_up_mark(), b"").map_err(failed)?;
+        }
         Ok(ended)
     }
+}
+
+/// Whether this start is systemd's, of what has just been given up.
+fn is_unattended(layout: &Layout) -> bool {
+    let given_up = layout.gave_up_mark().metadata().map_or(0, |mark| mark.mtime().unsigned_abs());
+    clock::wall().saturating_sub(given_up) < AGAIN && systemd::own_unit().is_some()
 }

@@ -38,6 +38,9 @@ HANDED_OUT: set[int] = set()
 
 T = TypeVar("T")
 
+# The database, where nobody else runs one.
+EMBEDDED = '[database]\nmode = "embedded"\n'
+
 # A test talks to itself, often and fast.
 LIVELY = """
 enable_registration = true
@@ -134,7 +137,7 @@ class Deployment:
         server_name: str | None = None,
         port: int | None = None,
         synapse: str = LIVELY,
-        services: str = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n',
+        services: str = EMBEDDED + '[redis]\nmode = "embedded"\n',
         top: str = "",
         extra: str = "",
         admin: bool = False,
@@ -144,6 +147,7 @@ class Deployment:
         run_as: tuple[int, int] | None = None,
         without: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
+        empty: bool = False,
     ) -> None:
         # Short, since the path of a Unix socket is, and open to be entered by the unprivileged user.
         self.directory = Path(tempfile.mkdtemp(prefix="sv", dir="/tmp"))
@@ -166,6 +170,8 @@ class Deployment:
         self.environment = environment or {}
         if run_as:
             os.chown(self.directory, *run_as)
+        # Whether Synapse is to make its tables itself, at the first start.
+        self.empty = empty or user != UNPRIVILEGED or run_as is not None
         self.binary = BINARY
         self.toml = self.directory / "synvisor.toml"
         self.output = self.directory / "output"
@@ -211,6 +217,11 @@ drain_timeout = "2s"
         )
 
     def start(self) -> Deployment:
+        if EMBEDDED in self.services and not self.empty and not self.python:
+            # Imported only here, since it makes one of us.
+            from .tables import lay_out
+
+            lay_out(self)
         with self.output.open("ab") as output:
             command = self.command("supervise", *self.without)
             self.process = subprocess.Popen(

@@ -70,6 +70,7 @@ class Book:
         # How often each kind has succeeded with a beginning after the last `breathe`.
         self.fresh: Counter[str] = Counter()
         self.since = 0.0
+        self.breathing = False
         self.change = asyncio.Event()
 
     def now(self) -> float:
@@ -85,9 +86,15 @@ class Book:
 
     async def breathe(self) -> None:
         self.since, self.fresh = self.now(), Counter()
-        while not all(self.fresh[kind] for kind in KINDS):
+        self.breathing = True
+        while self.missing():
             self.change.clear()
             await self.change.wait()
+        self.breathing = False
+
+    def missing(self) -> list[str]:
+        """Kinds that `breathe` waits for."""
+        return [kind for kind in KINDS if not self.fresh[kind]] if self.breathing else []
 
 
 class User(AsyncClient):
@@ -317,7 +324,8 @@ class Crowd:
         pause = self.count / self.rate * (4 if quiet else 1)
         await asyncio.sleep(self.random.random() * pause)
         while self.acting:
-            kind = self.random.choices(kinds, weights)[0]
+            wanted = [kind for kind in self.book.missing() if kind in WEIGHTS]
+            kind = self.random.choice(wanted) if wanted else self.random.choices(kinds, weights)[0]
             await getattr(self, kind)(user)
             await asyncio.sleep(self.random.uniform(0.5, 1.5) * pause)
 
@@ -420,7 +428,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=24)
     parser.add_argument("--rooms", type=int, default=6)
     parser.add_argument(
-        "--rate", type=float, default=24.0, help="operations a second besides sync, of all users"
+        "--rate", type=float, default=12.0, help="operations a second besides sync, of all users"
     )
     parser.add_argument(
         "--weight", action="append", default=[], metavar="OPERATION=N", help="how often, relative to the rest"
