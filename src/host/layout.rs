@@ -97,7 +97,7 @@ impl Layout {
     pub fn stopping_mark(&self) -> PathBuf {
         self.run.join("stopping")
     }
-    /// Says that a start was given up.
+    /// Says when a start was given up.
     pub fn gave_up_mark(&self) -> PathBuf {
         self.run.join("gave-up")
     }

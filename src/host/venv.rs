@@ -1,9 +1,9 @@
 //! The virtualenv: is Synapse in it, and what else did it bring?
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use serde::Deserialize;
 
@@ -60,11 +60,14 @@ pub fn version_in(venv: &Path) -> Option<String> {
     })
 }
 
-/// What pip has written down in a virtualenv, and when: another thing after whatever pip did.
-pub fn installed(venv: &Path) -> BTreeMap<PathBuf, Option<SystemTime>> {
+/// What pip has written down in a virtualenv, each with when it was changed last: another thing after whatever pip did.
+pub type Installed = BTreeMap<PathBuf, (i64, i64)>;
+
+pub fn installed(venv: &Path) -> Installed {
     let written = |path: PathBuf| {
-        let time = path.metadata().and_then(|held| held.modified()).ok();
-        path.extension().is_some_and(|end| end == "dist-info").then_some((path, time))
+        let held = path.metadata().ok()?;
+        let is_record = path.extension().is_some_and(|end| end == "dist-info");
+        is_record.then_some((path, (held.mtime(), held.mtime_nsec())))
     };
     packages(venv).into_iter().filter_map(written).collect()
 }

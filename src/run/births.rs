@@ -8,8 +8,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
-use std::time::SystemTime;
 
 use nix::fcntl::OFlag;
 
@@ -50,7 +48,7 @@ const PATIENCE: u64 = 10_000;
 pub(super) struct Births {
     link: Option<Link>,
     /// What was installed when the fork server began to load it.
-    loaded: BTreeMap<PathBuf, Option<SystemTime>>,
+    loaded: venv::Installed,
     /// Why processes are started plainly: what the bootstrap does not recognise in this Synapse.
     pub(super) problems: Vec<String>,
     /// Processes that were asked for, each with the pipe at which it waits for the word to begin; none for one that is

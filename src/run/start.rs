@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Deployment;
 use crate::supervise::Supervisor;
+use crate::supervise::Time;
 use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::fs::LockError;
@@ -63,8 +63,8 @@ const ROUTER_LETS_GO: u64 = 5_000;
 /// How long a supervisor that is stopping is waited for, in milliseconds: as long as systemd lets it (TimeoutStopSec=).
 const STOP: u64 = 180_000;
 
-/// So many seconds after it was given up a start is systemd's own.
-const AGAIN: u64 = 10;
+/// So many milliseconds after it was given up a start is systemd's own.
+const AGAIN: u64 = 10_000;
 
 /// Why the supervisor does not run, by what it means for the exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -415,7 +415,8 @@ impl Parts {
             fs::remove(&path).map_err(failed)?;
         }
         if let Ended::GaveUp(_) = ended {
-            fs::replace_fleeting(&layout.gave_up_mark(), b"").map_err(failed)?;
+            let now = clock::now().0.to_string();
+            fs::replace_fleeting(&layout.gave_up_mark(), now.as_bytes()).map_err(failed)?;
         }
         Ok(ended)
     }
@@ -423,6 +424,6 @@ impl Parts {
 
 /// Whether this start is systemd's, of what has just been given up.
 fn is_unattended(layout: &Layout) -> bool {
-    let given_up = layout.gave_up_mark().metadata().map_or(0, |mark| mark.mtime().unsigned_abs());
-    clock::wall().saturating_sub(given_up) < AGAIN && systemd::own_unit().is_some()
+    let given_up = fs::read(&layout.gave_up_mark()).ok().and_then(|time| time.parse().ok());
+    given_up.is_some_and(|time| clock::now().since(Time(time)) < AGAIN) && systemd::own_unit().is_some()
 }
