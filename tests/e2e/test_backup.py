@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.bench.services import Services
-from tests.support.deployment import ORDINARY, Deployment
+from tests.support.deployment import EMBEDDED, ORDINARY, Deployment
 from tests.support.matrix import Client
 from tests.support.media import contents
 from tests.support.toolchain import prepare
 
-EMBEDDED = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n'
 PICTURE = bytes(range(256)) * 64
 
 

@@ -15,13 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.bench.services import Services
-from tests.support.deployment import ROOT_USER, free_port
+from tests.support.deployment import EMBEDDED, ROOT_USER, free_port
 from tests.support.matrix import Client
 from tests.support.media import contents
 from tests.support.old import NewServer, OldServer, owner
 from tests.support.toolchain import prepare
 
-EMBEDDED = '[database]\nmode = "embedded"\n[redis]\nmode = "embedded"\n'
 PICTURE = bytes(range(256)) * 64
 
 

@@ -55,7 +55,7 @@ def home() -> Iterator[Deployment]:
         home.write()
         made = home.cli("init", "--yes", timeout=900)
         assert made.returncode == 0, made
-        assert OLD in made.stdout, made
+        assert f"{OLD}-" in made.stdout, made
         place.symlink_to(prepare())
         yield home.start().wait_ready()
     finally:

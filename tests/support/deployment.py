@@ -38,8 +38,9 @@ HANDED_OUT: set[int] = set()
 
 T = TypeVar("T")
 
-# The database, where nobody else runs one.
-EMBEDDED = '[database]\nmode = "embedded"\n'
+# The database, and Redis beside it, where nobody else runs them.
+EMBEDDED_DATABASE = '[database]\nmode = "embedded"\n'
+EMBEDDED = EMBEDDED_DATABASE + '[redis]\nmode = "embedded"\n'
 
 # A test talks to itself, often and fast.
 LIVELY = """
@@ -137,7 +138,7 @@ class Deployment:
         server_name: str | None = None,
         port: int | None = None,
         synapse: str = LIVELY,
-        services: str = EMBEDDED + '[redis]\nmode = "embedded"\n',
+        services: str = EMBEDDED,
         top: str = "",
         extra: str = "",
         admin: bool = False,
@@ -217,7 +218,7 @@ drain_timeout = "2s"
         )
 
     def start(self) -> Deployment:
-        if EMBEDDED in self.services and not self.empty and not self.python:
+        if EMBEDDED_DATABASE in self.services and not self.empty and not self.python:
             # Imported only here, since it makes one of us.
             from .tables import lay_out
 

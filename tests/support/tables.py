@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from .deployment import EMBEDDED, Deployment, wait_for
+from .deployment import EMBEDDED_DATABASE, Deployment, wait_for
 from .toolchain import REQUIREMENTS, work_directory
 
 # What Synapse does once to the tables that it has just made, without a rest.
@@ -40,7 +40,7 @@ def tables() -> Path:
         if not mark.exists() or mark.read_text(encoding="utf-8") != wanted:
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir()
-            home = Deployment(synapse=AT_ONCE, services=EMBEDDED, empty=True)
+            home = Deployment(synapse=AT_ONCE, services=EMBEDDED_DATABASE, empty=True)
             try:
                 home.start().wait_ready()
                 log = home.state / "logs" / "main.log"

@@ -9,18 +9,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.support.deployment import LIVELY, free_port, wait_for
+from tests.support.deployment import EMBEDDED, LIVELY, free_port, wait_for
 from tests.support.toolchain import ROOT, prepare
 
 from .machine import Machine
 
 UNIT = "synvisor.service"
 TOML = "/etc/synvisor/synvisor.toml"
-EMBEDDED = """[database]
-mode = "embedded"
-[redis]
-mode = "embedded"
-"""
 
 
 def python(venv: Path) -> dict[Path, Path]:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.deployment import ROOT_USER, wait_for
+from tests.support.deployment import EMBEDDED, ROOT_USER, wait_for
 from tests.support.toolchain import prepare
 
 from .guest import Guest
 from .machine import base, suites
-from .service import EMBEDDED, TOML, UNIT, package, python
+from .service import TOML, UNIT, package, python
 
 pytestmark = pytest.mark.timeout(1800)
 
