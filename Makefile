@@ -29,8 +29,8 @@ demo:
 # What is packed is built beside the checks: neither has work for every CPU all the time.
 test: venv
 	@mkdir -p target; $(MAKE) --no-print-directory next deb rpm >target/build.log 2>&1 & build=$$!; \
-		$(MAKE) --no-print-directory lint unit fuzz; checks=$$?; \
-		wait $$build || { cat target/build.log; exit 1; }; exit $$checks
+		trap 'kill $$build 2>/dev/null' EXIT INT TERM; \
+		$(MAKE) --no-print-directory lint unit fuzz && { wait $$build || { cat target/build.log; exit 1; }; }
 	@$(MAKE) --no-print-directory whole
 	@echo "all tests passed"
 
