@@ -58,7 +58,7 @@ pub(super) fn value(key: &str, held: &mut Value) {
 }
 
 /// Every string that stands under a key that sounds like a secret.
-pub(crate) fn secrets<'v>(key: &str, held: &'v Value, found: &mut Vec<&'v str>) {
+pub fn secrets<'v>(key: &str, held: &'v Value, found: &mut Vec<&'v str>) {
     match held {
         Value::String(text) if sounds_secret(key) => found.push(text),
         Value::Array(entries) => entries.iter().for_each(|entry| secrets(key, entry, found)),

@@ -14,7 +14,7 @@ pub mod edit;
 pub mod effective;
 mod forms;
 mod keys;
-pub(crate) mod mask;
+pub mod mask;
 pub mod nearest;
 mod parse;
 mod presets;

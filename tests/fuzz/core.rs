@@ -1,5 +1,4 @@
 //! The part of synvisor that is fuzzed: what else it links would take minutes to build with coverage.
-#![allow(dead_code, reason = "other parts use it")]
 
 #[path = "../../src/config/mod.rs"]
 pub mod config;
