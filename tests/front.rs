@@ -117,7 +117,7 @@ fn the_command_line_prints_it_or_says_why_not() {
 #[test]
 fn a_front_waits_longer_than_the_router_and_closes_idle_connections_first() {
     // Mutation: IDLE 80: seen red.
-    assert!(front::IDLE < router::LONGEST_SILENCE.as_secs());
+    assert!(front::IDLE < router::KeepAlive::default().timeout.as_secs());
     let longest = router::REPLAY_WITHIN + router::Parking::default().longest + router::RESPONSE;
     assert!(front::PATIENCE > longest.as_secs());
 }

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use synvisor::router;
+use synvisor::router::KeepAlive;
 use synvisor::router::Parking;
 use synvisor::router::RouterSetup;
 use synvisor::topology::UnitName;
@@ -189,7 +190,7 @@ fn the_end_may_come_before_the_first_table() {
         control: UnixListener::bind(directory.path().join("router.sock")).unwrap(),
         allowed_uids: Vec::new(),
         drain_timeout: Duration::from_secs(3_600),
-        longest_silence: Duration::ZERO,
+        keep_alive: KeepAlive { timeout: Duration::ZERO, time: Duration::ZERO },
         parking: Parking::default(),
         without_parking: false,
         threads: NonZero::<usize>::MIN,

@@ -21,7 +21,7 @@ use super::output;
 use super::output::fail;
 
 /// The name in the file as the packages install it; who has not touched it has not set up anything.
-const UNNAMED: &str = "example.com";
+pub(super) const UNNAMED: &str = "example.com";
 
 /// Answers that were given in advance.
 #[derive(Debug, Default, clap::Args)]

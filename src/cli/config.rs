@@ -17,12 +17,15 @@ use crate::sys::fs;
 use crate::topology::Topology;
 
 use super::Exit;
+use super::answers::UNNAMED;
 use super::output;
 
 /// Prints what is wrong. A secret that is missing is a warning: this may not be the machine that the file is for.
 pub(super) fn check(path: &Path, json: bool) -> Exit {
+    let mut unnamed = false;
     let (document, problems, units) = match toml::load(path, None) {
         Ok(loaded) => {
+            unnamed = loaded.parsed.config.server_name == UNNAMED;
             let missing =
                 loaded.unfit.into_iter().chain(loaded.certificates.unfit).map(Problem::into_warning);
             let wrong = loaded.certificates.wrong;
@@ -43,7 +46,11 @@ pub(super) fn check(path: &Path, json: bool) -> Exit {
                 1 => "usable, with 1 warning".to_owned(),
                 many => format!("usable, with {many} warnings"),
             };
-            output::line(format!("{}: {found}, {units} units", document.name));
+            let units = format!("{units} {}", if units == 1 { "process" } else { "processes" });
+            output::line(format!("{}: {found}, {units}", document.name));
+            if unnamed {
+                output::line(format!("  {UNNAMED} is nobody's server_name: synvisor init asks for yours"));
+            }
         }
     }
     if units.is_some() { Exit::Done } else { Exit::Config }

@@ -131,7 +131,7 @@ pub(super) fn router(arguments: RouterArguments) -> Exit {
         control: UnixListener::from(control),
         allowed_uids: vec![0, arguments.supervisor_uid],
         drain_timeout: Duration::from_millis(arguments.drain_timeout_ms),
-        longest_silence: router::LONGEST_SILENCE,
+        keep_alive: router::KeepAlive::default(),
         parking: router::Parking::default(),
         threads: threads(),
         without_parking: arguments.without_parking,

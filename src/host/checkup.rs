@@ -142,7 +142,11 @@ async fn outside_and_database(
     });
     let (database, public) = match ask(config, users, around, &asked) {
         Ok(told) => (told.database, told.public.unwrap_or(Err("left out by --offline".to_owned()))),
-        Err(why) => (Some(Err(why)), Err("the virtualenv cannot be run".to_owned())),
+        Err(why) => {
+            let is_there = config.python.venv.join("bin/python").exists();
+            let remedy = if is_there { "" } else { "\n  synvisor init makes the virtualenv" };
+            (Some(Err(why + remedy)), Err("the virtualenv cannot be run".to_owned()))
+        }
     };
     let database = match (hidden, database) {
         (Some(trouble), _) => Err(trouble),

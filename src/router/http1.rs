@@ -127,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
 
     /// Waits for a whole head.
     async fn next(&mut self, visit: &Visit) -> Next {
+        let timeout = visit.door.keep_alive.timeout;
         let mut begun = !self.buffer.is_empty();
         // Most heads come whole, and need no clock.
         let mut since = None;
@@ -152,7 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
             if !begun && self.stopping.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Next::Over);
             }
-            let limit = if begun { HEAD.min(visit.door.longest_silence) } else { visit.door.longest_silence };
+            let limit = if begun { HEAD.min(timeout) } else { timeout };
             let since = *since.get_or_insert_with(Instant::now);
             match (self.timer.is_over(context, since + limit), begun) {
                 (false, _) => Poll::Pending,
@@ -197,6 +198,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         // A client that expects our word before it sends its body does not send it any more.
         let closes = !self.request.persists
             || visit.door.is_closing()
+            || trace.started() >= visit.ends
             || !self.word.is_empty() && !self.body.is_over()
             || self.body.left().is_none_or(|left| left > MOST_DISCARDED);
         let done = match answered {

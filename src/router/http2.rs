@@ -23,8 +23,8 @@ use tokio::sync::Notify;
 
 use super::answer::Refusal;
 use super::buffer::LARGEST_HEAD;
+use super::crowd::In;
 use super::listen::Door;
-use super::listen::In;
 use super::listen::Visit;
 use super::translate;
 
@@ -73,7 +73,8 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, visi
         biased;
         _ = &mut connection => return,
         () = door.closes() => {}
-        () = streams.silent(door.longest_silence) => {}
+        () = streams.silent(door.keep_alive.timeout) => {}
+        () = tokio::time::sleep_until(visit.ends) => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = connection.await;

@@ -6,31 +6,30 @@ use std::collections::BTreeMap;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::sys::descriptors;
 use crate::sys::fs;
 use crate::wire::ListenerSettings;
 
+use super::KeepAlive;
 use super::PAUSE;
 use super::client::Peer;
+use super::crowd;
+use super::crowd::Complaint;
+use super::crowd::Connected;
+use super::crowd::Crowd;
+use super::crowd::Everybody;
+use super::crowd::In;
+use super::crowd::Place;
 use super::greeting;
 use super::http1;
 use super::http2;
@@ -41,26 +40,6 @@ use super::tls::Tls;
 
 /// Bytes of the longest chain with its key: a long one has ten thousand.
 const LONGEST_PEM: u64 = 1 << 20;
-
-/// What the router needs itself: standard streams, sockets, the runtime, and some for connections that end.
-const OWN_DESCRIPTORS: u64 = 32;
-/// Between two looks at a limit that was reached.
-const LIMIT_LOOK: Duration = Duration::from_secs(1);
-/// What goes on for long is said this often.
-const COMPLAINT: Duration = Duration::from_secs(60);
-
-/// Something that happens again and again and is said now and then.
-#[derive(Default)]
-pub(super) struct Complaint(Option<Instant>);
-
-impl Complaint {
-    fn say(&mut self, what: impl FnOnce() -> String) {
-        if self.0.is_none_or(|said| said.elapsed() >= COMPLAINT) {
-            tracing::warn!("{}", what());
-            self.0 = Some(Instant::now());
-        }
-    }
-}
 
 /// One address that clients reach us at. Whoever came in by it keeps it, whatever becomes of the others.
 #[derive(Default)]
@@ -100,16 +79,14 @@ pub(super) struct Listeners {
     open: RefCell<BTreeMap<SocketAddr, Open>>,
     /// Each connection holds a receiver: when the last is gone, all are.
     end: watch::Sender<End>,
-    /// Who sends no whole head for so long is let go.
-    longest_silence: Duration,
+    keep_alive: KeepAlive,
     crowd: Rc<Crowd>,
 }
 
 impl Listeners {
-    pub(super) fn new(longest_silence: Duration, all: Arc<Everybody>) -> Self {
+    pub(super) fn new(keep_alive: KeepAlive, all: Arc<Everybody>) -> Self {
         let end = watch::Sender::new(End::NotYet);
-        let crowd = Rc::new(Crowd { all, of: RefCell::default(), left: Notify::new() });
-        Self { open: RefCell::default(), end, longest_silence, crowd }
+        Self { open: RefCell::default(), end, keep_alive, crowd: Crowd::new(all) }
     }
 
     /// Listens at exactly these addresses, and returns when every other socket is closed. A socket that we have is kept,
@@ -153,7 +130,7 @@ impl Listeners {
                 listener: Rc::clone(&listener),
                 state: Rc::clone(state),
                 end: self.end.subscribe(),
-                longest_silence: self.longest_silence,
+                keep_alive: self.keep_alive,
                 crowd: Rc::clone(&self.crowd),
             };
             let accepting = tokio::task::spawn_local(door.accept(socket));
@@ -223,107 +200,20 @@ pub(super) struct Door {
     listener: Rc<Listener>,
     pub(super) state: Rc<State>,
     end: watch::Receiver<End>,
-    pub(super) longest_silence: Duration,
+    pub(super) keep_alive: KeepAlive,
     crowd: Rc<Crowd>,
-}
-
-/// Everybody who is in, on whichever thread.
-#[derive(Default)]
-pub(super) struct Everybody {
-    count: AtomicUsize,
-    /// What is said when there is no room for more.
-    complaint: Mutex<Complaint>,
-}
-
-/// Those of one thread.
-struct Crowd {
-    all: Arc<Everybody>,
-    /// How many connections each address has.
-    of: RefCell<BTreeMap<IpAddr, usize>>,
-    /// Told when somebody has left.
-    left: Notify,
-}
-
-/// Somebody who is in, until it is dropped.
-pub(super) struct In(Rc<Crowd>);
-
-impl In {
-    fn to(crowd: &Rc<Crowd>) -> Self {
-        crowd.all.count.fetch_add(1, Ordering::Relaxed);
-        Self(Rc::clone(crowd))
-    }
-}
-
-/// A connection of an address, as long as it is counted.
-struct Place {
-    crowd: Rc<Crowd>,
-    address: IpAddr,
-}
-
-impl Place {
-    /// None if the address has as many as it may.
-    fn take(crowd: &Rc<Crowd>, address: IpAddr, most: u64) -> Option<Self> {
-        let address = household(address);
-        let mut of = crowd.of.borrow_mut();
-        let count = of.entry(address).or_default();
-        if *count as u64 >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Self { crowd: Rc::clone(crowd), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut of = self.crowd.of.borrow_mut();
-        if let Some(count) = of.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                of.remove(&self.address);
-            }
-        }
-    }
-}
-
-/// Whoever has one address of IPv6 has all of its network of 64 bits.
-fn household(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            let [one, two, three, four, ..] = address.segments();
-            Ipv6Addr::new(one, two, three, four, 0, 0, 0, 0).into()
-        }
-    }
-}
-
-impl Drop for In {
-    fn drop(&mut self) {
-        self.0.all.count.fetch_sub(1, Ordering::Relaxed);
-        self.0.left.notify_waiters();
-    }
-}
-
-/// How many may be in under a limit of descriptors: each may need another one for its connection to a process, and who is
-/// in must get it.
-const fn most_in(limit: u64) -> u64 {
-    let most = limit.saturating_sub(OWN_DESCRIPTORS) / 2;
-    if most == 0 { 1 } else { most }
 }
 
 impl Door {
     /// Somebody more who is in, if there is room.
     pub(super) fn enter(&self) -> Option<In> {
-        ((self.crowd.all.count.load(Ordering::Relaxed) as u64) < most_in(descriptors::limit()))
-            .then(|| In::to(&self.crowd))
+        self.crowd.enter()
     }
 
-    /// How many connections an address may have: many users share one, and nobody has all of them. A proxy has.
+    /// How many connections an address may have: a proxy may have all of them.
     fn most_of(&self, address: IpAddr) -> u64 {
         let is_trusted = self.state.table().trusted_proxies.iter().any(|network| network.contains(&address));
-        // Each thread counts its own.
-        let parts = 4 * self.state.threads as u64;
-        if is_trusted { u64::MAX } else { most_in(descriptors::limit()).div_ceil(parts) }
+        if is_trusted { u64::MAX } else { crowd::most_of_one(self.state.threads) }
     }
 
     /// Whether `/_synapse/admin` is reachable by it.
@@ -359,31 +249,8 @@ impl Door {
         }
     }
 
-    /// Waits until one more may be let in; who is not waits in the kernel.
-    async fn room(&self) {
-        loop {
-            let left = self.crowd.left.notified();
-            tokio::pin!(left);
-            // From here on nothing is missed.
-            left.as_mut().enable();
-            let limit = descriptors::limit();
-            let inside = self.crowd.all.count.load(Ordering::Relaxed);
-            if (inside as u64) < most_in(limit) {
-                return;
-            }
-            self.crowd.all.complaint.lock().unwrap_or_else(PoisonError::into_inner).say(|| {
-                format!(
-                    "{inside} clients are connected, all that {limit} descriptors allow; others wait until one leaves\n  \
-                     raise LimitNOFILE= of the service"
-                )
-            });
-            // The limit itself may change, and who leaves may have been another thread's.
-            let _ = tokio::time::timeout(LIMIT_LOOK, left).await;
-        }
-    }
-
     async fn next(&self, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-        self.room().await;
+        self.crowd.room().await;
         socket.accept().await
     }
 
@@ -430,7 +297,7 @@ impl Door {
     async fn serve(self, mut stream: TcpStream, peer: IpAddr) {
         // Small answers must not wait for an acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        let give_up = Instant::now() + greeting::LIMIT.min(self.longest_silence);
+        let give_up = Instant::now() + greeting::LIMIT.min(self.keep_alive.timeout);
         let mut client = Peer { address: peer, https: false };
         if self.listener.proxy_protocol.get() {
             let table = self.state.table();
@@ -454,9 +321,9 @@ impl Door {
         client.https = true;
         // What a connection keeps is large for either, and only one of them is needed.
         if tls::is_http2(&stream) {
-            Box::pin(http2::serve(stream, Visit { door: self, peer: client })).await;
+            Box::pin(http2::serve(stream, Visit::new(self, client))).await;
         } else {
-            Box::pin(http1::serve(Visit { door: self, peer: client }, stream)).await;
+            Box::pin(http1::serve(Visit::new(self, client), stream)).await;
         }
     }
 
@@ -467,14 +334,14 @@ impl Door {
 
     async fn serve_plain(self, stream: TcpStream, client: Peer) {
         let speaks_http2 = tokio::select! {
-            speaks = tokio::time::timeout(self.longest_silence, greeting::speaks_http2(&stream)) => match speaks {
+            speaks = tokio::time::timeout(self.keep_alive.timeout, greeting::speaks_http2(&stream)) => match speaks {
                 Ok(Ok(speaks)) => speaks,
                 Ok(Err(_)) | Err(_) => return,
             },
             // Who has not said anything yet is let go like anybody who is idle.
             () = self.stopping() => false,
         };
-        let visit = Visit { door: self, peer: client };
+        let visit = Visit::new(self, client);
         if speaks_http2 {
             Box::pin(http2::serve(stream, visit)).await;
         } else {
@@ -488,40 +355,14 @@ pub(super) struct Visit {
     /// By which it came in.
     pub(super) door: Door,
     pub(super) peer: Peer,
+    /// From when on it has one more answer.
+    pub(super) ends: Instant,
 }
 
-/// A connection, as long as it is counted.
-struct Connected(Gauge);
-
-impl Connected {
-    fn new(gauge: Gauge) -> Self {
-        gauge.inc();
-        Self(gauge)
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_address_has_all_connections_and_a_network_counts_as_one() {
-        // Mutations, each seen red: no bound; each address of a network by itself; a place that is never given back.
-        let crowd = Rc::new(Crowd { all: Arc::default(), of: RefCell::default(), left: Notify::new() });
-        let take = |address: &str| Place::take(&crowd, address.parse().unwrap(), 2);
-        let held = [take("198.51.100.7"), take("198.51.100.7"), take("2001:db8::1"), take("2001:db8::2")];
-        assert!(held.iter().all(Option::is_some));
-        assert!(take("198.51.100.7").is_none());
-        assert!(take("2001:db8::ffff:3").is_none());
-        assert!(take("198.51.100.8").is_some() && take("2001:db8:0:1::1").is_some());
-        drop(held);
-        assert!(take("198.51.100.7").is_some());
-        assert!(crowd.of.borrow().is_empty(), "nobody is kept who has left");
+impl Visit {
+    /// One that begins now.
+    fn new(door: Door, peer: Peer) -> Self {
+        let ends = Instant::now() + door.keep_alive.time;
+        Self { door, peer, ends }
     }
 }

@@ -21,6 +21,7 @@ mod buffer;
 mod charge;
 mod client;
 mod control;
+mod crowd;
 mod exchange;
 mod forward;
 mod greeting;
@@ -47,7 +48,7 @@ mod upstream;
 pub use exchange::RESPONSE;
 pub use forward::REPLAY_WITHIN;
 
-use listen::Everybody;
+use crowd::Everybody;
 use metrics::Metrics;
 use state::State;
 use team::Answer;
@@ -56,9 +57,6 @@ use team::Team;
 
 /// After an accept that failed, mostly for want of descriptors: some will be free again.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Longer than most clients keep an idle connection themselves: who closes it first loses no request.
-pub const LONGEST_SILENCE: Duration = Duration::from_secs(75);
 
 /// What the router is given at its start.
 #[derive(Debug)]
@@ -69,13 +67,29 @@ pub struct RouterSetup {
     pub allowed_uids: Vec<u32>,
     /// How long requests in flight may take at the end.
     pub drain_timeout: Duration,
-    /// How long a client may take for the head of its next request, whether or not a successor has taken over.
-    pub longest_silence: Duration,
+    pub keep_alive: KeepAlive,
     pub parking: Parking,
     /// How many threads serve, each with connections of its own.
     pub threads: NonZero<usize>,
     /// For comparison: nobody waits, nothing that was sent is sent again, a drain is over at once.
     pub without_parking: bool,
+}
+
+/// How long a client may stay, whether or not a successor has taken over.
+#[derive(Clone, Copy, Debug)]
+pub struct KeepAlive {
+    /// How long it may take for the head of its next request.
+    pub timeout: Duration,
+    /// How old its connection may get: then it has one more answer.
+    pub time: Duration,
+}
+
+impl Default for KeepAlive {
+    /// Longer than most clients keep an idle connection themselves: who closes it first loses no request. nginx lets one
+    /// grow as old (`keepalive_time`).
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(75), time: Duration::from_secs(3_600) }
+    }
 }
 
 /// The bounds of waiting for a process that is away.
@@ -113,20 +127,13 @@ pub async fn run(setup: RouterSetup) -> io::Result<()> {
 /// # Errors
 /// When a socket cannot be used, or a thread cannot be had.
 pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io::Result<()> {
-    let RouterSetup {
-        control,
-        allowed_uids,
-        drain_timeout,
-        longest_silence,
-        parking,
-        without_parking,
-        threads,
-    } = setup;
+    let RouterSetup { control, allowed_uids, drain_timeout, keep_alive, parking, without_parking, threads } =
+        setup;
     let threads = threads.get();
     let share = Share {
         parking,
         without_parking,
-        longest_silence,
+        keep_alive,
         drain_timeout,
         threads,
         everybody: Arc::default(),
@@ -174,7 +181,7 @@ pub async fn serve(setup: RouterSetup, stopped: impl Future<Output = ()>) -> io:
 struct Share {
     parking: Parking,
     without_parking: bool,
-    longest_silence: Duration,
+    keep_alive: KeepAlive,
     drain_timeout: Duration,
     threads: usize,
     everybody: Arc<Everybody>,

@@ -95,7 +95,7 @@ impl State {
             without_parking: share.without_parking,
             queues: RefCell::new(Queues::new(share.parking.most)),
             turn: Cell::new(0),
-            listeners: Listeners::new(share.longest_silence, share.everybody),
+            listeners: Listeners::new(share.keep_alive, share.everybody),
             threads: share.threads,
             answers,
             retired: watch::Sender::new(None),

@@ -195,3 +195,17 @@ def test_a_media_store_that_is_gone_is_a_fault(world: World) -> None:
         media.with_name("kept").rename(media)
     assert findings["disk"][0] == "error", findings
     assert f"{world.home.directory}/gone" in findings["disk"][1], findings
+
+
+def test_who_has_no_virtualenv_is_told_what_makes_it() -> None:
+    home = Deployment()
+    try:
+        home.python = 'venv = "/nowhere"'
+        home.write()
+        done = home.cli("doctor", "--offline", "--json")
+    finally:
+        home.close()
+    database = next(found for found in json.loads(done.stdout) if found["check"] == "database")
+    assert (database["severity"], database["remedy"]) == ("error", "synvisor init makes the virtualenv"), (
+        database
+    )

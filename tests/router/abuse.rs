@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt;
+use synvisor::router::KeepAlive;
 use synvisor::router::Parking;
 
 use super::harness::Harness;
@@ -320,7 +321,8 @@ fn who_does_not_go_on_is_let_go() {
     // Mutations, each seen red: a head begun waited for without end; an idle client kept.
     let parking = Parking { most: 10, longest: PATIENCE };
     let silence = Duration::from_millis(200);
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, silence);
+    let keep_alive = KeepAlive { timeout: silence, ..KeepAlive::default() };
+    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
     let _main = harness.up("main", 1);
     harness.table();
     let mut idle = harness.client();
@@ -331,6 +333,20 @@ fn who_does_not_go_on_is_let_go() {
     assert!(slow.head().starts_with("HTTP/1.1 408 "));
     assert!(idle.is_over());
     assert!(answered.is_over());
+}
+
+#[test]
+fn nobody_keeps_a_connection_for_good() {
+    // Mutation: its age not looked at: seen red.
+    let parking = Parking { most: 10, longest: PATIENCE };
+    let keep_alive = KeepAlive { time: Duration::ZERO, ..KeepAlive::default() };
+    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let _main = harness.up("main", 1);
+    harness.table();
+    let mut client = harness.request("GET", "/health");
+    let (head, _) = client.response();
+    assert_eq!(header(&head, "connection"), Some("close"));
+    assert!(client.is_over());
 }
 
 #[test]

@@ -27,6 +27,7 @@ use nix::sys::socket::MsgFlags;
 use nix::sys::socket::sendmsg;
 use synvisor::config::Config;
 use synvisor::router;
+use synvisor::router::KeepAlive;
 use synvisor::router::Parking;
 use synvisor::router::RouterSetup;
 use synvisor::topology::Topology;
@@ -71,24 +72,24 @@ impl Harness {
     }
 
     pub(crate) fn of(workers: &str, parking: Parking, without_parking: bool) -> Self {
-        Self::that_ends(workers, parking, without_parking, PATIENCE, PATIENCE)
+        Self::that_ends(workers, parking, without_parking, PATIENCE, KeepAlive::default())
     }
 
-    /// One with these limits at its end: for requests when it stops, and for what clients have yet to ask.
+    /// One with these limits at its end: for requests when it stops, and for how long clients may stay.
     pub(crate) fn that_ends(
         workers: &str,
         parking: Parking,
         without_parking: bool,
         drain_timeout: Duration,
-        longest_silence: Duration,
+        keep_alive: KeepAlive,
     ) -> Self {
-        Self::start(workers, parking, without_parking, drain_timeout, longest_silence, 1)
+        Self::start(workers, parking, without_parking, drain_timeout, keep_alive, 1)
     }
 
     /// One that serves with several threads, each of which lets ten wait.
     pub(crate) fn of_threads(threads: usize) -> Self {
         let parking = Parking { most: 10, longest: PATIENCE };
-        Self::start("generic = 1\ntyping = 1", parking, false, PATIENCE, PATIENCE, threads)
+        Self::start("generic = 1\ntyping = 1", parking, false, PATIENCE, KeepAlive::default(), threads)
     }
 
     fn start(
@@ -96,7 +97,7 @@ impl Harness {
         parking: Parking,
         without_parking: bool,
         drain_timeout: Duration,
-        longest_silence: Duration,
+        keep_alive: KeepAlive,
         threads: usize,
     ) -> Self {
         // Compiling the rules takes seconds in a debug build; no time-out of a test is to run meanwhile.
@@ -114,7 +115,7 @@ impl Harness {
             control,
             allowed_uids: vec![nix::unistd::geteuid().as_raw()],
             drain_timeout,
-            longest_silence,
+            keep_alive,
             parking,
             without_parking,
             threads: NonZero::new(threads).unwrap(),

@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
+use synvisor::router::KeepAlive;
 use synvisor::router::Parking;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
@@ -158,7 +159,8 @@ fn its_limits_are_told_and_who_only_resets_is_sent_away() {
 fn who_asks_for_nothing_is_let_go() {
     let parking = Parking { most: 10, longest: PATIENCE };
     let limit = Duration::from_millis(50);
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, limit);
+    let keep_alive = KeepAlive { timeout: limit, ..KeepAlive::default() };
+    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
     let generic = harness.up("generic-1", 1);
     let mut frames = Frames::connect(harness.port);
     frames.ask(1, VERSIONS);
@@ -170,6 +172,22 @@ fn who_asks_for_nothing_is_let_go() {
     process.send(OK);
     assert_eq!(frames.await_frame(DATA).payload, b"ok");
     assert_eq!(code(&frames.await_frame(GOAWAY)), NO_ERROR);
+}
+
+#[test]
+fn an_old_connection_is_told_to_end_and_has_what_it_asks_until_it_does() {
+    // Mutation: its age not looked at: seen red.
+    let parking = Parking { most: 10, longest: PATIENCE };
+    let keep_alive = KeepAlive { time: Duration::ZERO, ..KeepAlive::default() };
+    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let generic = harness.up("generic-1", 1);
+    let mut frames = Frames::connect(harness.port);
+    assert_eq!(code(&frames.await_frame(GOAWAY)), NO_ERROR);
+    frames.ask(1, VERSIONS);
+    let mut process = accept(&generic);
+    process.head();
+    process.send(OK);
+    assert_eq!(frames.await_frame(DATA).payload, b"ok");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use synvisor::router::KeepAlive;
 use synvisor::router::Parking;
 use synvisor::wire::FromRouter;
 use synvisor::wire::ToRouter;
@@ -29,8 +30,9 @@ const AGES: Duration = Duration::from_secs(3_600);
 const PARKING: Parking = Parking { most: 10, longest: PATIENCE };
 
 /// A router with these limits for requests when it stops, and for idle connections when it is retired.
-fn ending(drain_timeout: Duration, longest_silence: Duration) -> Harness {
-    Harness::that_ends("generic = 1\ntyping = 1", PARKING, false, drain_timeout, longest_silence)
+fn ending(drain_timeout: Duration, timeout: Duration) -> Harness {
+    let keep_alive = KeepAlive { timeout, time: AGES };
+    Harness::that_ends("generic = 1\ntyping = 1", PARKING, false, drain_timeout, keep_alive)
 }
 
 /// A router with a request on the way to a worker that has it and has not answered.

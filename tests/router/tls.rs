@@ -9,6 +9,7 @@ use std::thread;
 
 use rcgen::CertifiedKey;
 use rcgen::generate_simple_self_signed;
+use synvisor::router::KeepAlive;
 use synvisor::topology::UnitName;
 use synvisor::wire::ToRouter;
 use tokio_rustls::rustls::ClientConfig;
@@ -207,7 +208,8 @@ fn a_listener_without_any_certificate_serves_nobody() {
 fn who_never_greets_is_let_go() {
     let limit = std::time::Duration::from_millis(50);
     let parking = synvisor::router::Parking { most: 10, longest: PATIENCE };
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, limit);
+    let keep_alive = KeepAlive { timeout: limit, ..KeepAlive::default() };
+    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
     harness.certify(&[&certificate(&["a.b"])]);
     let mut silent = harness.client();
     assert!(silent.is_over());
