@@ -28,9 +28,9 @@ demo:
 
 # What is packed is built beside the checks: neither has work for every CPU all the time.
 test: venv
-	@mkdir -p target; $(MAKE) --no-print-directory next deb rpm >target/build.log 2>&1 & build=$$!; \
+	@mkdir -p target; $(MAKE) --no-print-directory deb rpm >target/build.log 2>&1 & build=$$!; \
 		trap 'kill $$build 2>/dev/null' EXIT INT TERM; \
-		$(MAKE) --no-print-directory lint unit fuzz && { wait $$build || { cat target/build.log; exit 1; }; }
+		$(MAKE) --no-print-directory lint unit next fuzz && { wait $$build || { cat target/build.log; exit 1; }; }
 	@$(MAKE) --no-print-directory whole
 	@echo "all tests passed"
 
@@ -40,9 +40,12 @@ venv:
 # Tools that have little to do are sooner built than optimised.
 QUICKLY := CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256
 
+# What `cargo clippy` does, in one go with what the tests need: dependencies are not read a second time.
+CHECKED := RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS="-D warnings" $(CARGO)
+
 lint: venv
 	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CHECKED) test --no-run --all-targets --locked
 	@$(CARGO) deny --version >/dev/null 2>&1 || { \
 		echo "installing cargo-deny (some minutes, once)"; $(QUICKLY) $(CARGO) install --locked --quiet cargo-deny; }
 	$(CARGO) deny --log-level error check bans licenses sources
@@ -51,7 +54,7 @@ lint: venv
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/mypy" --no-error-summary
 
 unit: venv
-	SYNVISOR_TEST_VENV="$$($(PYTHON) tests/support/toolchain.py)" $(CARGO) test --locked
+	SYNVISOR_TEST_VENV="$$($(PYTHON) tests/support/toolchain.py)" $(CHECKED) test --locked
 
 # What cargo-fuzz does, without another tool to install: libFuzzer, led by the coverage that LLVM counts.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -85,14 +88,12 @@ BUILT = target/$(HOST)/release/synvisor
 # What changes the program; it takes minutes to build.
 SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src config -type f)
 
-# Beside it one whose state has another version, to upgrade to and to return from.
+# Beside it one whose state has another version, to upgrade to and to return from; nobody waits for what it does.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
-	@# Nobody waits for what it does.
-	$(STATIC) --features next-state --config 'profile.release.package.synvisor.opt-level=1' \
-		--config 'profile.release.package.synvisor.codegen-units=16'
+	$(CHECKED) build --locked --features next-state
 	@mkdir -p target/next
-	@strip -o $@ $(BUILT)
+	@strip -o $@ target/debug/synvisor
 
 static: target/static/synvisor
 target/static/synvisor: $(SOURCES)
@@ -144,8 +145,8 @@ e2e: venv next static
 test-system: venv next deb rpm
 	$(PYTEST) -x tests/system
 
-# All of them; the system's mostly wait for a machine, and what they print comes when they are done.
-whole: venv next deb rpm
+# All of them, of what `test` has built; the system's mostly wait for a machine, and what they print comes when they are done.
+whole: venv
 	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
 		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not alone" tests/e2e; e2e=$$?; \
 		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
 
 # How often the supervisor dies under load, and over whom; `KILLS=100` takes half an hour or more.
 KILLS = int(os.environ.get("KILLS", "4"))
-WORKERS = os.environ.get("WORKERS", 'preset = "one-of-each"')
+WORKERS = os.environ.get("WORKERS", "generic = 1\nevents = 1\nfederation_sender = 1\nmedia_repository = 1")
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +208,10 @@ def test_a_file_that_was_edited_meanwhile_changes_nothing_by_itself(home: Deploy
     workers, text = home.workers, home.toml.read_text(encoding="utf-8")
     before = killed(home)
     try:
-        home.workers += "\ngeneric = 2"
+        home.workers += "\npusher = 2"
         home.write()
         home.start().wait_ready()
-        assert "generic-2" not in home.pids()
+        assert "pusher-2" not in home.pids()
         assert " 1. start\n" in home.cli("plan").stdout
         home.kill()
         home.toml.write_text(text.replace("[workers]", "[workers"), encoding="utf-8")

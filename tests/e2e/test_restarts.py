@@ -72,7 +72,7 @@ def test_planned_restarts_cost_no_request(home: Deployment) -> None:
         for unit in units:
             traffic.phase(f"restart {unit}")
             assert [one["unit"] for one in restart(home, unit)] == [unit]
-            traffic.breathe()
+        traffic.breathe()
         for how in (["--all"], ["--all", "--at-once"]):
             traffic.phase(f"restart {' '.join(how)}")
             assert sorted(one["unit"] for one in restart(home, *how)) == sorted(units)

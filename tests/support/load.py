@@ -37,7 +37,7 @@ PATIENCE = ClientTimeout(total=90)
 # Of a long-poll, in seconds; many of them are open when a process stops.
 POLL = 8.0
 # Between two polls of a user: what happens in between comes in one answer, as with a busy client.
-PAUSE = 0.7
+PAUSE = 2.0
 # More events than a room sees between two polls, or `limited` would hide some (Synapse's default is 10).
 FILTER = {"room": {"timeline": {"limit": 500}}}
 # How long a member may take to receive what was accepted, and a try again of a send.
@@ -70,8 +70,6 @@ class Book:
         # How often each kind has succeeded with a beginning after the last `breathe`.
         self.fresh: Counter[str] = Counter()
         self.since = 0.0
-        self.breathing = False
-        self.change = asyncio.Event()
 
     def now(self) -> float:
         return time.monotonic() - self.origin
@@ -80,21 +78,15 @@ class Book:
         self.ledger.enter(request)
         if not request.failed and request.started >= self.since:
             self.fresh[request.operation] += 1
-            self.change.set()
         if self.record:
             self.record.write(json.dumps(asdict(request)) + "\n")
 
-    async def breathe(self) -> None:
+    def begin_breath(self) -> None:
         self.since, self.fresh = self.now(), Counter()
-        self.breathing = True
-        while self.missing():
-            self.change.clear()
-            await self.change.wait()
-        self.breathing = False
 
     def missing(self) -> list[str]:
         """Kinds that `breathe` waits for."""
-        return [kind for kind in KINDS if not self.fresh[kind]] if self.breathing else []
+        return [kind for kind in KINDS if not self.fresh[kind]]
 
 
 class User(AsyncClient):
@@ -108,6 +100,8 @@ class User(AsyncClient):
         # aiohttp sends GET, PUT and DELETE again when a kept connection turns out to be closed.
         self.client_session._retry_connection = False
         self.joined: list[str] = []
+        # It does one thing at a time, beside its polls.
+        self.turn = asyncio.Lock()
         # The last name, and the rooms that have not heard of it.
         self.name, self.unaware = "", set[str]()
 
@@ -320,14 +314,27 @@ class Crowd:
 
     async def act(self, user: User) -> None:
         kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
-        quiet = user.joined == [self.rooms[-1]]
-        pause = self.count / self.rate * (4 if quiet else 1)
+        pause = self.count / self.rate * (4 if self.is_quiet(user) else 1)
         await asyncio.sleep(self.random.random() * pause)
         while self.acting:
-            wanted = [kind for kind in self.book.missing() if kind in WEIGHTS]
-            kind = self.random.choice(wanted) if wanted else self.random.choices(kinds, weights)[0]
-            await getattr(self, kind)(user)
+            await self.do(self.random.choices(kinds, weights)[0], user)
             await asyncio.sleep(self.random.uniform(0.5, 1.5) * pause)
+
+    def is_quiet(self, user: User) -> bool:
+        return user.joined == [self.rooms[-1]]
+
+    async def do(self, kind: str, user: User) -> None:
+        async with user.turn:
+            await getattr(self, kind)(user)
+
+    async def breathe(self) -> None:
+        """Has somebody do whatever has not succeeded since, until all has."""
+        self.book.begin_breath()
+        busy = [user for user in self.users if not self.is_quiet(user)]
+        while missing := self.book.missing():
+            wanted = [kind for kind in missing if kind in WEIGHTS]
+            await asyncio.gather(*(self.do(kind, self.random.choice(busy)) for kind in wanted))
+            await asyncio.sleep(0.1)
 
     async def poll(self, user: User) -> None:
         while self.polling:
@@ -414,7 +421,7 @@ async def follow_standard_input(crowd: Crowd) -> None:
         if word == "phase":
             crowd.book.ledger.phase = rest
         elif word == "breathe":
-            await crowd.book.breathe()
+            await crowd.breathe()
         elif word == "stop":
             return
         else:
@@ -428,7 +435,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=24)
     parser.add_argument("--rooms", type=int, default=6)
     parser.add_argument(
-        "--rate", type=float, default=12.0, help="operations a second besides sync, of all users"
+        "--rate", type=float, default=6.0, help="operations a second besides sync, of all users"
     )
     parser.add_argument(
         "--weight", action="append", default=[], metavar="OPERATION=N", help="how often, relative to the rest"
