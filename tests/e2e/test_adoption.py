@@ -208,10 +208,10 @@ def test_a_file_that_was_edited_meanwhile_changes_nothing_by_itself(home: Deploy
     workers, text = home.workers, home.toml.read_text(encoding="utf-8")
     before = killed(home)
     try:
-        home.workers += "\npusher = 2"
+        home.workers = workers.replace("generic = 1", "") + "\ngeneric = 2"
         home.write()
         home.start().wait_ready()
-        assert "pusher-2" not in home.pids()
+        assert "generic-2" not in home.pids()
         assert " 1. start\n" in home.cli("plan").stdout
         home.kill()
         home.toml.write_text(text.replace("[workers]", "[workers"), encoding="utf-8")
