@@ -13,6 +13,7 @@ import pytest
 
 from tests.bench.services import Services
 from tests.support.deployment import ORDINARY, ROOT_USER, UNPRIVILEGED, Deployment, deployed, free_port
+from tests.support.toolchain import ROOT
 
 
 @pytest.fixture
@@ -47,6 +48,14 @@ def test_empty_file(fresh: Deployment) -> None:
 def test_no_file(fresh: Deployment) -> None:
     fresh.toml.unlink()
     refuse(fresh, 78, str(fresh.toml), "--config FILE")
+
+
+def test_the_file_as_it_is_shipped_lacks_a_name(fresh: Deployment) -> None:
+    fresh.toml.write_text((ROOT / "config/synvisor.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    done = fresh.cli("check")
+    assert done.returncode == 0, done
+    assert "no mistakes found, 4 processes" in done.stdout, done
+    assert "synvisor init asks for yours" in done.stdout, done
 
 
 def test_wrong_type(fresh: Deployment) -> None:
