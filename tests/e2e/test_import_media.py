@@ -369,7 +369,7 @@ def test_a_file_that_is_written_to_while_it_is_copied_is_named_in_the_end(across
             done = across.bring(old, "--finish")
             return True if done.returncode == 1 and "growing: it was written to" in done.stderr else None
 
-        wait_for("the file to be written to in that moment", named, 60)
+        wait_for("the file to be written to in that moment", named, 300)
     finally:
         stop.touch()
         writer.wait()
