@@ -351,6 +351,8 @@ def test_what_other_servers_have_can_be_left_out(mover: Mover, old: Path) -> Non
 
 
 @only_root
+# Who writes must run in the moment of the copy.
+@pytest.mark.alone
 def test_a_file_that_is_written_to_while_it_is_copied_is_named_in_the_end(across: Mover, old: Path) -> None:
     growing = old / LOCAL / "growing"
     stop = old.parent / "stop"
