@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 # Some write what others have just copied away.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit fuzz next static package deb rpm e2e whole test-system soak bench bench-router fmt clean venv
+.PHONY: help demo test lint unit fuzz next static package deb rpmbuild rpm e2e whole test-system soak bench bench-router fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
@@ -26,12 +26,15 @@ demo:
 	@$(CARGO) build --release --locked --quiet
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
-# What is packed is built beside the checks: neither has work for every CPU all the time.
-test: venv
-	@mkdir -p target; $(MAKE) --no-print-directory deb rpm >target/build.log 2>&1 & build=$$!; \
+# What is packed is built beside the checks: neither has work for every CPU all the time. It is less optimised than what is
+# shipped, which takes four times as long; `make test-system` tests that.
+test: venv rpmbuild
+	@mkdir -p target; $(MAKE) --no-print-directory PROFILE=quick deb rpm >target/build.log 2>&1 & build=$$!; \
 		trap 'kill $$build 2>/dev/null' EXIT INT TERM; \
 		$(MAKE) --no-print-directory lint unit next fuzz && { wait $$build || { cat target/build.log; exit 1; }; }
 	@$(MAKE) --no-print-directory whole
+	@# Nobody is to install these by mistake.
+	@rm -f target/package/*.deb target/package/*.rpm
 	@echo "all tests passed"
 
 venv:
@@ -81,9 +84,10 @@ fuzz:
 	done
 
 # What is shipped needs no library of the machine that it runs on; a test looks at the symbols.
-STATIC := RUSTFLAGS="-C target-feature=+crt-static" CARGO_PROFILE_RELEASE_STRIP=none \
-	$(CARGO) build --release --locked --target $(HOST)
-BUILT = target/$(HOST)/release/synvisor
+PROFILE ?= release
+STATIC = RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile $(PROFILE) --config profile.$(PROFILE).strip=false \
+	--locked --target $(HOST)
+BUILT = target/$(HOST)/$(PROFILE)/synvisor
 
 # What changes the program; it takes minutes to build.
 SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src config -type f)
@@ -96,12 +100,15 @@ target/next/synvisor: $(SOURCES)
 	@strip -o $@ target/debug/synvisor
 
 static: target/static/synvisor
-target/static/synvisor: $(SOURCES)
+target/static/synvisor: $(SOURCES) target/static/$(PROFILE)
 	$(STATIC)
-	@mkdir -p target/static
 	@cp $(BUILT) target/static/unstripped
 	@strip -o $@ $(BUILT)
 	@echo "$@ has $$(stat -c %s $@) bytes"
+
+# One place for both profiles: what was built by the other is built anew.
+target/static/release target/static/quick:
+	@mkdir -p target/static; rm -f target/static/release target/static/quick; touch $@
 
 # Whatever a package brings beside the program.
 package: static
@@ -112,35 +119,37 @@ package: static
 	@target/static/synvisor completions zsh >target/package/completions/_synvisor
 	@target/static/synvisor completions fish >target/package/completions/synvisor.fish
 	@$(PYTHON) packaging/notices.py $(HOST) >target/package/third-party-notices
-	@{ echo "systemd-sysusers --replace=/usr/lib/sysusers.d/synvisor.conf - <<'END' || :"; \
-		cat systemd/synvisor.sysusers; echo END; } >target/package/pre.sh
-	@# From a line for a member rpm 4.20 makes the user, with the wrong group, before it has read the other lines.
-	@grep -v '^m ' systemd/synvisor.sysusers >target/package/synvisor.sysusers
 
-# They write the scripts that maintain the service, so that their versions matter.
-cargo-deb_VERSION := 3.8.0
-cargo-generate-rpm_VERSION := 0.21.1
-target/tools/bin/%:
-	@echo "installing $* (a minute, once)"
-	@$(QUICKLY) $(CARGO) install --locked --quiet --root target/tools --version $($*_VERSION) $*
+# It writes scripts that maintain the service, so that its version matters.
+target/tools/bin/cargo-deb:
+	@echo "installing cargo-deb (a minute, once)"
+	@$(QUICKLY) $(CARGO) install --locked --quiet --root target/tools --version 3.8.0 cargo-deb
 
 deb: package target/tools/bin/cargo-deb
 	@rm -f target/package/*.deb
 	@target/tools/bin/cargo-deb --no-build --no-strip --quiet --output target/package/
 
-rpm: package target/tools/bin/cargo-generate-rpm
+# cargo-generate-rpm would take minutes to install.
+rpmbuild:
+	@command -v rpmbuild >/dev/null || \
+		$(PYTHON) -c 'from tests.support.toolchain import install_packages; install_packages(["rpm"])'
+
+rpm: package rpmbuild
 	@rm -f target/package/*.rpm
-	@target/tools/bin/cargo-generate-rpm --payload-compress gzip --output target/package/
+	@rpmbuild -bb --quiet --define "source $(CURDIR)" --define "_topdir $(CURDIR)/target/package/rpmbuild" \
+		--define "_rpmdir $(CURDIR)/target/package" --define "_build_name_fmt %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm" \
+		packaging/synvisor.spec
 
 PYTEST = SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest
-# What mostly waits, two files at a time.
-BESIDE := -n 2 --dist loadfile
+# What mostly waits, some files at a time; what keeps the machine busy, two.
+BESIDE := -n 3 --dist loadfile
+BUSY := -n 2 --dist loadfile
 
 e2e: venv next static
 	$(PYTEST) $(BESIDE) tests/forkserver
-	$(PYTEST) $(BESIDE) -m "not alone" tests/e2e
-	$(PYTEST) -m alone tests/e2e
+	$(PYTEST) $(BESIDE) -m "not busy" tests/e2e
+	$(PYTEST) $(BUSY) -m busy tests/e2e
 
 test-system: venv next deb rpm
 	$(PYTEST) -x tests/system
@@ -148,15 +157,16 @@ test-system: venv next deb rpm
 # All of them, of what `test` has built; the system's mostly wait for a machine, and what they print comes when they are done.
 whole: venv
 	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
-		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not alone" tests/e2e; e2e=$$?; \
+		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not busy" tests/e2e; e2e=$$?; \
 		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]
-	$(PYTEST) -m alone tests/e2e
+	$(PYTEST) $(BUSY) -m busy tests/e2e
 
 MINUTES ?= 10
 
 soak: venv
 	$(CARGO) build --release --locked
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m tests.support.chaos --minutes $(MINUTES)
+	FORKS=$${FORKS:-20000} "$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest -k many_forks tests/e2e/test_leaks.py tests/forkserver
 
 bench: venv
 	$(CARGO) build --release --locked

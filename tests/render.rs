@@ -395,41 +395,30 @@ fn synapse_accepts_every_file_and_every_duty_has_its_process() {
     // Mutations, each seen red: main left out of quarantined_media_changes; media workers left out of instance_map
     // (Synapse refuses); `enable_media_repo` true for main always; socket modes as strings; `main` for `master` in
     // media_instance_running_background_jobs; pusher_instances left out.
-    for (name, toml) in setups() {
-        let dir = tempfile::tempdir().unwrap();
-        let directories = format!(
-            "[supervisor]\nstate_dir = \"{0}/state\"\nrun_dir = \"{0}/run\"",
-            dir.path().to_str().unwrap()
-        );
-        let Setup { config, topology, files } = setup(&toml, &directories);
-        let state = &config.supervisor.state_dir;
-        for (path, file) in &files {
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, &file.bytes).unwrap();
-        }
-        fs::create_dir_all(state.join("secrets")).unwrap();
-        for secret in Secret::ALL {
-            let content = match secret {
-                Secret::SigningKey => SIGNING_KEY,
-                Secret::MacaroonSecretKey
-                | Secret::RegistrationSharedSecret
-                | Secret::FormSecret
-                | Secret::WorkerReplicationSecret => secret.setting(),
-            };
-            fs::write(secret.path(state), content).unwrap();
-        }
+    let dir = tempfile::tempdir().unwrap();
+    let held: Vec<(String, Setup)> = setups()
+        .into_iter()
+        .enumerate()
+        // By number, since the path of a socket is short.
+        .map(|(number, (name, toml))| (name, written(&toml, &dir.path().join(number.to_string()))))
+        .collect();
+    // In one call, since importing Synapse takes longer than all that it reads.
+    let paths: Vec<PathBuf> = held.iter().flat_map(|(_, setup)| paths(setup)).collect();
+    let all: Vec<Json> = serde_json::from_str(&python("load.py", &paths)).unwrap();
+    let mut rest = all.as_slice();
+    for (name, setup) in &held {
+        let Setup { config, topology, .. } = setup;
         let units: Vec<&Unit> = topology.synapse().collect();
-        let paths: Vec<PathBuf> =
-            units.iter().map(|unit| render::homeserver_path(&config, &unit.name)).collect();
-        let loaded: Vec<Json> = serde_json::from_str(&python("load.py", &paths)).unwrap();
-        for (unit, loaded) in units.iter().zip(&loaded) {
+        let loaded;
+        (loaded, rest) = rest.split_at(units.len());
+        for (unit, loaded) in units.iter().zip(loaded) {
             let at = format!("{name}, {}", unit.name);
             assert_eq!(loaded.get("error"), None, "{at}");
-            check(&at, unit, &topology, loaded);
-            check_secrets(&at, &config, loaded);
+            check(&at, unit, topology, loaded);
+            check_secrets(&at, config, loaded);
         }
         match name.as_str() {
-            "overrides" => check_overrides(&units, &loaded),
+            "overrides" => check_overrides(&units, loaded),
             "example-blog" => {
                 assert_eq!(loaded[0]["oidc_secrets"], serde_json::json!([HARD]));
                 assert_eq!([&loaded[0]["smtp_pass"], &loaded[0]["turn_secret"]], [HARD, HARD]);
@@ -442,6 +431,36 @@ fn synapse_accepts_every_file_and_every_duty_has_its_process() {
             _ => {}
         }
     }
+    assert!(rest.is_empty());
+}
+
+/// A setup whose files are below a directory, with the secrets that they name.
+fn written(toml: &str, directory: &Path) -> Setup {
+    let shown = directory.to_str().unwrap();
+    let directories = format!("[supervisor]\nstate_dir = \"{shown}/state\"\nrun_dir = \"{shown}/run\"");
+    let setup = setup(toml, &directories);
+    let state = &setup.config.supervisor.state_dir;
+    for (path, file) in &setup.files {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &file.bytes).unwrap();
+    }
+    fs::create_dir_all(state.join("secrets")).unwrap();
+    for secret in Secret::ALL {
+        let content = match secret {
+            Secret::SigningKey => SIGNING_KEY,
+            Secret::MacaroonSecretKey
+            | Secret::RegistrationSharedSecret
+            | Secret::FormSecret
+            | Secret::WorkerReplicationSecret => secret.setting(),
+        };
+        fs::write(secret.path(state), content).unwrap();
+    }
+    setup
+}
+
+/// What each process is given, in the order of the topology.
+fn paths(setup: &Setup) -> impl Iterator<Item = PathBuf> {
+    setup.topology.synapse().map(|unit| render::homeserver_path(&setup.config, &unit.name))
 }
 
 fn check(at: &str, unit: &Unit, topology: &Topology, loaded: &Json) {

@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 use crate::config::Config;
 use crate::sys::fs;
 use crate::sys::process;
+use crate::sys::users;
 use crate::sys::users::User;
 use crate::topology;
 
@@ -27,6 +28,13 @@ const PACKAGED: [&str; 2] = ["/usr/lib/postgresql", "/usr/pgsql"];
 /// Keys that a client may have taken since, which must never be handed out again (Synapse's
 /// `docs/usage/administration/backups.md`).
 const NOT_KEPT: &str = "e2e_one_time_keys_json";
+
+/// What pg_dump says when it gives up because somebody waits to have a table alone, as Synapse's background updates do
+/// (`parallel.c`, lockTableForWorker); they have it then, for a moment.
+const LOCKED: &str = "could not obtain lock on relation";
+
+/// How often a dump is begun, where that is why it ended.
+const DUMPS: u32 = 4;
 
 /// How often, and with which pause, one asks whether the server answers: for a minute.
 const ATTEMPTS: u32 = 600;
@@ -70,6 +78,23 @@ impl Client<'_> {
     /// # Errors
     /// What pg_dump said.
     pub fn dump(&self, directory: &Path, say: &mut dyn FnMut(&str)) -> Result<(), String> {
+        for _ in 1..DUMPS {
+            let mut locked = false;
+            let dumped = self.dump_once(directory, &mut |line| {
+                locked |= line.contains(LOCKED);
+                say(line);
+            });
+            if dumped.is_ok() || !locked {
+                return dumped;
+            }
+            say("begun anew: somebody wanted a table alone");
+            let begun = || fs::remove_all(directory).map_err(|error| error.to_string());
+            users::as_user(self.user, begun)?;
+        }
+        self.dump_once(directory, say)
+    }
+
+    fn dump_once(&self, directory: &Path, say: &mut dyn FnMut(&str)) -> Result<(), String> {
         let mut command = self.command("pg_dump");
         command.args(["--format=directory", "--no-owner", "--no-privileges", "--verbose"]);
         command.arg(format!("--jobs={}", jobs())).arg(format!("--exclude-table-data={NOT_KEPT}"));

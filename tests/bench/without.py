@@ -33,7 +33,7 @@ ORDERS = [
     ["--all", "--at-once"],
 ]
 # Rooms are made by many calls between processes.
-LOAD = ("--rate", "16", "--weight", "room_create=8")
+LOAD = ("--users", "24", "--rooms", "6", "--rate", "16", "--weight", "room_create=8")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 from tests.support.deployment import ORDINARY, ROOT_USER, Deployment, deployed, wait_for
 from tests.support.matrix import quote
 from tests.support.people import (
-    CHEAP,
+    GUARDED,
     LONG,
     add,
     assert_logged_out,
@@ -109,7 +109,7 @@ def test_who_asks_while_main_restarts_waits(home: Deployment) -> None:
 
 def test_who_asks_waits_also_for_a_main_that_listens_by_itself() -> None:
     # Mutation: a connection that is refused not tried again: seen red.
-    with deployed("", synapse=CHEAP, without=("bootstrap",)) as home:
+    with deployed("", synapse=GUARDED, without=("bootstrap",)) as home:
         run(home, "user", "list")
         socket = home.run / "client" / "main.sock"
         with subprocess.Popen(home.command("restart", "main"), stdout=subprocess.DEVNULL) as restarting:

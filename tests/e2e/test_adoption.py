@@ -20,7 +20,7 @@ from .test_crash import wait_for_another
 from .test_overlap import Poll
 from .test_restarts import nothing_failed, nothing_lost, shown
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.busy]
 
 # How often the supervisor dies under load, and over whom; `KILLS=100` takes half an hour or more.
 KILLS = int(os.environ.get("KILLS", "4"))

@@ -10,12 +10,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import psycopg2
 import pytest
 
 from tests.bench.services import Services
-from tests.support.deployment import EMBEDDED, ORDINARY, Deployment
+from tests.support.deployment import EMBEDDED, ORDINARY, Deployment, wait_for
 from tests.support.matrix import Client
 from tests.support.media import contents
 from tests.support.toolchain import prepare
@@ -153,6 +156,40 @@ def test_a_restore_that_was_killed_is_taken_up_in_a_postgresql_of_ones_own() -> 
         # The list says what is to be brought back from elsewhere.
         assert "0 of 1 files" in done.stdout, done
         world.assert_all_there()
+
+
+def test_a_table_that_somebody_wants_alone_is_waited_for() -> None:
+    # Mutation: not begun anew: seen red.
+    with contextlib.closing(Services(prepare())) as services, saved(services=services.toml()) as world:
+        connection = {"host": str(services.directory), "user": "synapse", "dbname": "synapse"}
+        with ThreadPoolExecutor() as pool, contextlib.closing(psycopg2.connect(**connection)) as wanting:
+            wanted = pool.submit(want_alone, wanting, connection)
+            done = world.home.cli("backup", str(world.directory.with_name("another")), timeout=300)
+            wanted.result()
+        assert done.returncode == 0, done
+        assert (world.directory.with_name("another") / "database" / "toc.dat").exists()
+
+
+def want_alone(wanting: Any, connection: dict[str, str]) -> None:
+    """Wants a table for itself when pg_dump has begun, as an update of Synapse does, and has it until pg_dump
+    waits for it.
+    """
+    dumping = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) "
+        "WHERE relation = 'users'::regclass AND application_name = 'pg_dump' AND granted = %s"
+    )
+    with contextlib.closing(psycopg2.connect(**connection)) as looking:
+        looking.autocommit = True
+        cursor = looking.cursor()
+
+        def seen(granted: bool) -> bool | None:
+            cursor.execute(dumping, (granted,))
+            return cursor.fetchone()[0] > 0 or None
+
+        wait_for("pg_dump", lambda: seen(True), 60, pause=0.002)
+        wanting.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        wait_for("pg_dump that waits", lambda: seen(False), 60)
+        wanting.rollback()
 
 
 def tables(command: list[object]) -> int:

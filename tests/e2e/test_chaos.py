@@ -23,7 +23,7 @@ from tests.support.deployment import Deployment, wait_for
 from tests.support.faults import FAULTS, Failure
 from tests.support.orphans import adopting, end_holders, holders, stat
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.busy]
 
 
 def test_chaos_costs_only_what_it_may() -> None:

@@ -17,7 +17,7 @@ from tests.support.deployment import LIVELY, Deployment, children, command_line,
 from tests.support.matrix import Client, quote
 from tests.support.traffic import UNLIMITED, Traffic
 
-pytestmark = [pytest.mark.timeout(900), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(900), pytest.mark.busy]
 
 # Longer than a worker takes to restart on a slow machine.
 POLL = 60

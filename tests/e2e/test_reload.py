@@ -17,7 +17,7 @@ from tests.support.deployment import LIVELY, Deployment, deployed, wait_for
 from tests.support.endpoints import appservice_registration
 from tests.support.traffic import UNLIMITED, Traffic
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.busy]
 
 WORKERS = {
     "generic": 2,

@@ -19,7 +19,7 @@ from tests.support.traffic import UNLIMITED, Report, Traffic
 from .test_crash import wait_for_another
 
 # Each test restarts seventeen processes several times, on machines that do more besides.
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.busy]
 
 # Not Synapse: a query that PostgreSQL was executing is lost with it.
 OTHERS = ("postgres", "redis", "forkserver", "router")
@@ -67,7 +67,7 @@ def nothing_failed(report: Report) -> None:
 def test_planned_restarts_cost_no_request(home: Deployment) -> None:
     units = synapse_units(home)
     before = home.pids()
-    with Traffic(home.port) as traffic:
+    with Traffic(home.port, "--users=24", "--rooms=6", "--rate=6") as traffic:
         traffic.breathe()
         for unit in units:
             traffic.phase(f"restart {unit}")

@@ -19,7 +19,7 @@ from tests.support.traffic import UNLIMITED, Traffic
 from .test_overlap import Poll
 from .test_restarts import nothing_failed
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.alone]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.busy]
 
 # The same program, whose state has a field more and one of another name; made by `make e2e`.
 NEXT = ROOT / "target" / "next" / "synvisor"

@@ -16,6 +16,8 @@ import pytest
 
 from .supervisor import APPS, BOOTSTRAP, LONG, Supervisor, interpreter, supervised, wait_for
 
+# `make soak` makes more.
+FORKS = int(os.environ.get("FORKS", "500"))
 NOBODY = 65534
 # Of Linux; the module does not name it.
 SO_SNDBUFFORCE = 32
@@ -240,7 +242,8 @@ def memory(supervisor: Supervisor) -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith(("Private_Dirty:", "Anonymous:")))
 
 
-def test_two_thousand_forks_leave_nothing_behind(shared: Supervisor) -> None:
+@pytest.mark.timeout(3600)
+def test_many_forks_leave_nothing_behind(shared: Supervisor) -> None:
     def forks(count: int) -> None:
         """In groups, so that the processes of one overlap and the next process is not waited for each
         time.
@@ -253,11 +256,11 @@ def test_two_thousand_forks_leave_nothing_behind(shared: Supervisor) -> None:
 
     forks(200)
     descriptors, before = descriptors_of(shared), memory(shared)
-    forks(2000)
+    forks(FORKS)
     assert descriptors_of(shared) == descriptors
     children = Path(f"/proc/{shared.server.pid}/task/{shared.server.pid}/children").read_text(
         encoding="ascii"
     )
     assert children == "", "nothing is left to be reaped"
-    # Half a kilobyte a fork would be a megabyte; the allocator's own play is below that.
-    assert memory(shared) - before < 1024
+    # A page a fork would be more; the allocator's own play is below that.
+    assert memory(shared) - before < max(1024, FORKS // 2)

@@ -10,11 +10,9 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt;
 use synvisor::router::KeepAlive;
-use synvisor::router::Parking;
 
 use super::harness::Harness;
 use super::harness::OK;
-use super::harness::PATIENCE;
 use super::harness::Peer;
 use super::harness::VERSIONS;
 use super::harness::accept;
@@ -319,10 +317,9 @@ fn a_body_that_is_too_large_reaches_nobody_or_comes_to_no_end() {
 #[test]
 fn who_does_not_go_on_is_let_go() {
     // Mutations, each seen red: a head begun waited for without end; an idle client kept.
-    let parking = Parking { most: 10, longest: PATIENCE };
     let silence = Duration::from_millis(200);
     let keep_alive = KeepAlive { timeout: silence, ..KeepAlive::default() };
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let mut harness = Harness::keeping(keep_alive);
     let _main = harness.up("main", 1);
     harness.table();
     let mut idle = harness.client();
@@ -338,9 +335,8 @@ fn who_does_not_go_on_is_let_go() {
 #[test]
 fn nobody_keeps_a_connection_for_good() {
     // Mutation: its age not looked at: seen red.
-    let parking = Parking { most: 10, longest: PATIENCE };
     let keep_alive = KeepAlive { time: Duration::ZERO, ..KeepAlive::default() };
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let mut harness = Harness::keeping(keep_alive);
     let _main = harness.up("main", 1);
     harness.table();
     let mut client = harness.request("GET", "/health");

@@ -75,6 +75,12 @@ impl Harness {
         Self::that_ends(workers, parking, without_parking, PATIENCE, KeepAlive::default())
     }
 
+    /// One with a worker, in which clients may stay for so long.
+    pub(crate) fn keeping(keep_alive: KeepAlive) -> Self {
+        let parking = Parking { most: 10, longest: PATIENCE };
+        Self::that_ends("generic = 1", parking, false, PATIENCE, keep_alive)
+    }
+
     /// One with these limits at its end: for requests when it stops, and for how long clients may stay.
     pub(crate) fn that_ends(
         workers: &str,

@@ -14,7 +14,6 @@ use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use synvisor::router::KeepAlive;
-use synvisor::router::Parking;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -157,10 +156,9 @@ fn its_limits_are_told_and_who_only_resets_is_sent_away() {
 
 #[test]
 fn who_asks_for_nothing_is_let_go() {
-    let parking = Parking { most: 10, longest: PATIENCE };
     let limit = Duration::from_millis(50);
     let keep_alive = KeepAlive { timeout: limit, ..KeepAlive::default() };
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let mut harness = Harness::keeping(keep_alive);
     let generic = harness.up("generic-1", 1);
     let mut frames = Frames::connect(harness.port);
     frames.ask(1, VERSIONS);
@@ -177,9 +175,8 @@ fn who_asks_for_nothing_is_let_go() {
 #[test]
 fn an_old_connection_is_told_to_end_and_has_what_it_asks_until_it_does() {
     // Mutation: its age not looked at: seen red.
-    let parking = Parking { most: 10, longest: PATIENCE };
     let keep_alive = KeepAlive { time: Duration::ZERO, ..KeepAlive::default() };
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let mut harness = Harness::keeping(keep_alive);
     let generic = harness.up("generic-1", 1);
     let mut frames = Frames::connect(harness.port);
     assert_eq!(code(&frames.await_frame(GOAWAY)), NO_ERROR);

@@ -207,9 +207,8 @@ fn a_listener_without_any_certificate_serves_nobody() {
 #[test]
 fn who_never_greets_is_let_go() {
     let limit = std::time::Duration::from_millis(50);
-    let parking = synvisor::router::Parking { most: 10, longest: PATIENCE };
     let keep_alive = KeepAlive { timeout: limit, ..KeepAlive::default() };
-    let mut harness = Harness::that_ends("generic = 1", parking, false, PATIENCE, keep_alive);
+    let mut harness = Harness::keeping(keep_alive);
     harness.certify(&[&certificate(&["a.b"])]);
     let mut silent = harness.client();
     assert!(silent.is_over());

@@ -86,11 +86,15 @@ class Broken(Exception):
     """It makes no sense to go on."""
 
 
+# Who asks meanwhile, where there is time.
+MANY = ("--users=24", "--rooms=6", "--rate=6")
+
+
 class Chaos:
     """One homeserver, and everything that befalls it."""
 
-    def __init__(self, home: Deployment, record: Path) -> None:
-        self.home, self.record = home, record
+    def __init__(self, home: Deployment, record: Path, load: tuple[str, ...] = ()) -> None:
+        self.home, self.record, self.load = home, record, load
         self.world = World(home)
         self.ordeal = Ordeal()
         self.serial = itertools.count(1)
@@ -209,7 +213,9 @@ class Chaos:
             before = self.census()
             watch.start()
             options = ("--seed", str(seed), "--record", str(self.record))
-            with Traffic(self.home.port, *options, log=self.record.with_suffix(".log")) as traffic:
+            with Traffic(
+                self.home.port, *self.load, *options, log=self.record.with_suffix(".log")
+            ) as traffic:
                 self.served(traffic, "the start")
                 self.phase(traffic, "calm", [])
                 while again() or self.pending:
@@ -309,7 +315,7 @@ def endure(seed: int, minutes: float | None = None, names: list[str] | None = No
     home = Deployment('preset = "one-of-each"', synapse=UNLIMITED + LIVELY, extra=TIMES)
     with adopting():
         try:
-            chaos = Chaos(home, record)
+            chaos = Chaos(home, record, () if minutes is None else MANY)
             faults = [FAULTS[name] for name in names or FAULTS]
             sequence = steps(random.Random(seed), faults, hasty=minutes is not None)
             end = None if minutes is None else time.monotonic() + minutes * 60

@@ -42,8 +42,9 @@ T = TypeVar("T")
 EMBEDDED_DATABASE = '[database]\nmode = "embedded"\n'
 EMBEDDED = EMBEDDED_DATABASE + '[redis]\nmode = "embedded"\n'
 
-# A test talks to itself, often and fast.
+# A test talks to itself, often and fast; hashing a password is made to take long, and here nobody guesses.
 LIVELY = """
+bcrypt_rounds = 4
 enable_registration = true
 enable_registration_without_verification = true
 trusted_key_servers = []
@@ -76,13 +77,13 @@ def free_port() -> int:
                 return port
 
 
-def wait_for(what: str, probe: Callable[[], T | None], seconds: float = 120) -> T:
+def wait_for(what: str, probe: Callable[[], T | None], seconds: float = 120, pause: float = 0.1) -> T:
     """Asks until there is an answer; the machine may be slow, so the deadline is only there to end at all."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (answer := probe()) is not None:
             return answer
-        time.sleep(0.1)
+        time.sleep(pause)
     raise AssertionError(f"timed out: {what}")
 
 

@@ -188,7 +188,7 @@ class Crowd:
         tag = uuid.uuid4().hex[:8]
         names = [f"load-{tag}-{number}" for number in range(self.count)]
         self.users = [User(self.url, name, self.book) for name in names]
-        # A few at a time: each costs the server a quarter of a second of bcrypt.
+        # A few at a time: by default each costs the server a quarter of a second of bcrypt.
         for start in range(0, self.count, 4):
             some = self.users[start : start + 4]
             await asyncio.gather(*(self.must(lambda u=u: u.register(u.user, PASSWORD), u) for u in some))
@@ -432,10 +432,10 @@ async def follow_standard_input(crowd: Crowd) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.support.load")
     parser.add_argument("port", type=int)
-    parser.add_argument("--users", type=int, default=24)
-    parser.add_argument("--rooms", type=int, default=6)
+    parser.add_argument("--users", type=int, default=12)
+    parser.add_argument("--rooms", type=int, default=4)
     parser.add_argument(
-        "--rate", type=float, default=6.0, help="operations a second besides sync, of all users"
+        "--rate", type=float, default=4.0, help="operations a second besides sync, of all users"
     )
     parser.add_argument(
         "--weight", action="append", default=[], metavar="OPERATION=N", help="how often, relative to the rest"

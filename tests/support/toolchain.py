@@ -93,7 +93,7 @@ def missing_packages(interpreter: str) -> list[str]:
 
 def install_packages(missing: list[str]) -> None:
     command = ["apt-get", "install", "--yes", "--no-install-recommends", *missing]
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
         sys.exit(f"some Debian packages are missing; install them and try again:\n  sudo {' '.join(command)}")
     say(f"installing {', '.join(missing)}")
     # A package that brings a service does not start it in a runlevel that its script does not know.

@@ -11,9 +11,8 @@ from typing import Any
 from .toolchain import ROOT, prepare
 
 # Beside LIVELY of deployment.py: what Synapse (config/ratelimiting.py, 1.163) would refuse such users with
-# 429, and a bcrypt that costs little processor time. Goes before LIVELY, which ends in a table.
+# 429. Goes before LIVELY, which ends in a table.
 UNLIMITED = """
-bcrypt_rounds = 4
 rc_joins_per_room = { per_second = 1000, burst_count = 1000 }
 rc_room_creation = { per_second = 1000, burst_count = 1000 }
 rc_profile = { per_second = 1000, burst_count = 1000 }

@@ -41,11 +41,13 @@ def rpm(service: Service, *arguments: str, check: bool = True) -> str:
 
 def higher() -> Path:
     """The same package a release higher."""
-    directory = Path(tempfile.mkdtemp(prefix="synvisor-rpm-"))
-    packer = [ROOT / "target/tools/bin/cargo-generate-rpm", "--set-metadata", 'release = "2"']
-    packer += ["--payload-compress", "none", "--output", directory / "next.rpm"]
-    subprocess.run(packer, cwd=ROOT, check=True, capture_output=True)
-    return directory / "next.rpm"
+    place = Path(tempfile.mkdtemp(prefix="synvisor-rpm-"))
+    defined = {"source": ROOT, "_topdir": place, "number": 2, "payload": "w0.ufdio"}
+    command: list[str] = ["rpmbuild", "-bb", "--quiet", str(ROOT / "packaging/synvisor.spec")]
+    for name, value in defined.items():
+        command += ["--define", f"{name} {value}"]
+    subprocess.run(command, check=True)
+    return next(place.glob("RPMS/*/synvisor-*-2.*.rpm"))
 
 
 def test_an_rpm_from_its_installation_to_its_removal(machine: Service) -> None:
