@@ -5,7 +5,7 @@ PYTHON ?= python3
 
 # Some write what others have just copied away.
 .NOTPARALLEL:
-.PHONY: help demo test lint unit fuzz next static package deb rpmbuild rpm e2e whole test-system soak bench bench-router fmt clean venv
+.PHONY: help demo test lint checked cargo-deny deny unit fuzz next static package deb rpmbuild rpm e2e whole test-system soak bench bench-router fmt clean venv
 
 help:
 	@echo "make demo          run a whole homeserver here, with embedded PostgreSQL and Redis (ONCE=1: stop when it works)"
@@ -26,13 +26,13 @@ demo:
 	@$(CARGO) build --release --locked --quiet
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
-# What is packed is built beside the checks: neither has work for every CPU all the time. It is less optimised than what is
-# shipped, which takes four times as long; `make test-system` tests that.
+# What is packed and run is what the tests of Rust have compiled, less optimised than what is shipped; `make e2e test-system`
+# tests that. Beside it goes what needs nothing of that: neither has work for every CPU all the time.
 test: venv rpmbuild
-	@mkdir -p target; $(MAKE) --no-print-directory PROFILE=quick deb rpm >target/build.log 2>&1 & build=$$!; \
-		trap 'kill $$build 2>/dev/null' EXIT INT TERM; \
-		$(MAKE) --no-print-directory lint unit next fuzz && { wait $$build || { cat target/build.log; exit 1; }; }
-	@$(MAKE) --no-print-directory whole
+	@mkdir -p target; $(MAKE) --no-print-directory cargo-deny target/tools/bin/cargo-deb fuzz >target/build.log 2>&1 & \
+		build=$$!; trap 'kill $$build 2>/dev/null' EXIT INT TERM; \
+		$(MAKE) --no-print-directory checked unit && { wait $$build || { cat target/build.log; exit 1; }; }
+	@$(MAKE) --no-print-directory PROFILE=quick deny deb rpm next whole
 	@# Nobody is to install these by mistake.
 	@rm -f target/package/*.deb target/package/*.rpm
 	@echo "all tests passed"
@@ -43,27 +43,35 @@ venv:
 # Tools that have little to do are sooner built than optimised.
 QUICKLY := CARGO_PROFILE_RELEASE_OPT_LEVEL=0 CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=256
 
-# What `cargo clippy` does, in one go with what the tests need: dependencies are not read a second time.
-CHECKED := RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS="-D warnings" $(CARGO)
+HOST = $$(rustc -vV | sed -n 's/^host: //p')
+STATIC := -C target-feature=+crt-static
+# What `cargo clippy` does, in one go with what the tests need: nothing is compiled a second time.
+CHECKED := RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS="-D warnings $(STATIC)" $(CARGO)
+QUICK = --profile quick --locked --target $(HOST)
 
-lint: venv
-	$(CARGO) fmt --check
-	$(CHECKED) test --no-run --all-targets --locked
+lint: checked deny
+
+cargo-deny:
 	@$(CARGO) deny --version >/dev/null 2>&1 || { \
 		echo "installing cargo-deny (some minutes, once)"; $(QUICKLY) $(CARGO) install --locked --quiet cargo-deny; }
+
+deny: cargo-deny
 	$(CARGO) deny --log-level error check bans licenses sources
+
+checked: venv
+	$(CARGO) fmt --check
+	$(CHECKED) test --no-run --all-targets $(QUICK)
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" check --quiet tests src packaging
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format --check --quiet tests src packaging
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/mypy" --no-error-summary
 
 unit: venv
-	SYNVISOR_TEST_VENV="$$($(PYTHON) tests/support/toolchain.py)" $(CHECKED) test --locked
+	SYNVISOR_TEST_VENV="$$($(PYTHON) tests/support/toolchain.py)" $(CHECKED) test $(QUICK)
 
 # What cargo-fuzz does, without another tool to install: libFuzzer, led by the coverage that LLVM counts.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares
-HOST = $$(rustc -vV | sed -n 's/^host: //p')
 FUZZ := CARGO_TARGET_DIR=target/fuzz RUSTFLAGS="$(COVERAGE)" $(CARGO) build --release --locked --quiet \
 	--manifest-path tests/fuzz/Cargo.toml --target $(HOST)
 # As many inputs as take seconds; RUNS=-1 goes on until Ctrl-C.
@@ -85,8 +93,8 @@ fuzz:
 
 # What is shipped needs no library of the machine that it runs on; a test looks at the symbols.
 PROFILE ?= release
-STATIC = RUSTFLAGS="-C target-feature=+crt-static" $(CARGO) build --profile $(PROFILE) --config profile.$(PROFILE).strip=false \
-	--locked --target $(HOST)
+BUILD_release = RUSTFLAGS="$(STATIC)" $(CARGO) build --release --config profile.release.strip=false --locked --target $(HOST)
+BUILD_quick = $(CHECKED) build $(QUICK)
 BUILT = target/$(HOST)/$(PROFILE)/synvisor
 
 # What changes the program; it takes minutes to build.
@@ -95,13 +103,13 @@ SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src confi
 # Beside it one whose state has another version, to upgrade to and to return from; nobody waits for what it does.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
-	$(CHECKED) build --locked --features next-state
+	$(CHECKED) build $(QUICK) --features next-state
 	@mkdir -p target/next
-	@strip -o $@ target/debug/synvisor
+	@strip -o $@ target/$(HOST)/quick/synvisor
 
 static: target/static/synvisor
 target/static/synvisor: $(SOURCES) target/static/$(PROFILE)
-	$(STATIC)
+	$(BUILD_$(PROFILE))
 	@cp $(BUILT) target/static/unstripped
 	@strip -o $@ $(BUILT)
 	@echo "$@ has $$(stat -c %s $@) bytes"

