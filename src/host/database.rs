@@ -303,7 +303,7 @@ fn shown(endpoint: &Endpoint) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test that writes a file of its own")]
+#[expect(clippy::disallowed_methods, reason = "a test that writes a file of its own")]
 mod tests {
     use super::*;
 
