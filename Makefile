@@ -48,6 +48,8 @@ STATIC := -C target-feature=+crt-static
 # What `cargo clippy` does, in one go with what the tests need: nothing is compiled a second time.
 CHECKED := RUSTC_WORKSPACE_WRAPPER=clippy-driver RUSTFLAGS="-D warnings $(STATIC)" $(CARGO)
 QUICK = --profile quick --locked --target $(HOST)
+# Programs too come by way of the tests: without these some dependencies have fewer features, and are compiled once more.
+COMPILED = $(CHECKED) test --no-run $(QUICK)
 
 lint: checked deny
 
@@ -60,7 +62,7 @@ deny: cargo-deny
 
 checked: venv
 	$(CARGO) fmt --check
-	$(CHECKED) test --no-run --all-targets $(QUICK)
+	$(COMPILED) --all-targets
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" check --quiet tests src packaging
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/ruff" format --check --quiet tests src packaging
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/mypy" --no-error-summary
@@ -94,7 +96,7 @@ fuzz:
 # What is shipped needs no library of the machine that it runs on; a test looks at the symbols.
 PROFILE ?= release
 BUILD_release = RUSTFLAGS="$(STATIC)" $(CARGO) build --release --config profile.release.strip=false --locked --target $(HOST)
-BUILD_quick = $(CHECKED) build $(QUICK)
+BUILD_quick = $(COMPILED) --all-targets
 BUILT = target/$(HOST)/$(PROFILE)/synvisor
 
 # What changes the program; it takes minutes to build.
@@ -103,7 +105,7 @@ SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src confi
 # Beside it one whose state has another version, to upgrade to and to return from; nobody waits for what it does.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
-	$(CHECKED) build $(QUICK) --features next-state
+	$(COMPILED) --test tidy --features next-state
 	@mkdir -p target/next
 	@strip -o $@ target/$(HOST)/quick/synvisor
 
