@@ -27,12 +27,14 @@ demo:
 	@$(PYTHON) -m tests.demo $(if $(ONCE),--once)
 
 # What is packed and run is what the tests of Rust have compiled, less optimised than what is shipped; `make e2e test-system`
-# tests that. Beside it goes what needs nothing of that: neither has work for every CPU all the time.
+# tests that. Beside each step goes what needs nothing of it: none has work for every CPU all the time.
 test: venv rpmbuild
-	@mkdir -p target; $(MAKE) --no-print-directory cargo-deny target/tools/bin/cargo-deb fuzz >target/build.log 2>&1 & \
-		build=$$!; trap 'kill $$build 2>/dev/null' EXIT INT TERM; \
-		$(MAKE) --no-print-directory checked unit && { wait $$build || { cat target/build.log; exit 1; }; }
-	@$(MAKE) --no-print-directory PROFILE=quick deny deb rpm next whole
+	@mkdir -p target; trap 'kill $$beside 2>/dev/null' EXIT INT TERM; \
+		beside() { $(MAKE) --no-print-directory "$$@" >target/build.log 2>&1 & beside=$$!; }; \
+		joined() { wait $$beside || { cat target/build.log; exit 1; }; }; \
+		beside target/tools/bin/cargo-deb cargo-deny fuzz && $(MAKE) --no-print-directory checked && joined && \
+		beside PROFILE=quick deny deb rpm next && $(MAKE) --no-print-directory unit && joined
+	@$(MAKE) --no-print-directory whole
 	@# Nobody is to install these by mistake.
 	@rm -f target/package/*.deb target/package/*.rpm
 	@echo "all tests passed"
@@ -105,7 +107,7 @@ SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src confi
 # Beside it one whose state has another version, to upgrade to and to return from; nobody waits for what it does.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
-	$(COMPILED) --test tidy --features next-state
+	$(COMPILED) --config profile.quick.package.synvisor.opt-level=0 --test tidy --features next-state
 	@mkdir -p target/next
 	@strip -o $@ target/$(HOST)/quick/synvisor
 
