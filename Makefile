@@ -154,14 +154,13 @@ rpm: package rpmbuild
 
 PYTEST = SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest
-# What mostly waits, some files at a time; what keeps the machine busy, two.
-BESIDE := -n 3 --dist loadfile
-BUSY := -n 2 --dist loadfile
+# Two files at a time, of what mostly waits beside the system's, and of what keeps the machine busy beside nothing.
+BESIDE := -n 2 --dist loadfile
 
 e2e: venv next static
 	$(PYTEST) $(BESIDE) tests/forkserver
 	$(PYTEST) $(BESIDE) -m "not busy" tests/e2e
-	$(PYTEST) $(BUSY) -m busy tests/e2e
+	$(PYTEST) $(BESIDE) -m busy tests/e2e
 
 test-system: venv next deb rpm
 	$(PYTEST) -x tests/system
@@ -171,7 +170,7 @@ whole: venv
 	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
 		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not busy" tests/e2e; e2e=$$?; \
 		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]
-	$(PYTEST) $(BUSY) -m busy tests/e2e
+	$(PYTEST) $(BESIDE) -m busy tests/e2e
 
 MINUTES ?= 10
 
