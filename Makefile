@@ -107,7 +107,7 @@ SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src confi
 # Beside it one whose state has another version, to upgrade to and to return from; nobody waits for what it does.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
-	$(COMPILED) --config profile.quick.package.synvisor.opt-level=0 --test tidy --features next-state
+	$(COMPILED) --test tidy --features next-state
 	@mkdir -p target/next
 	@strip -o $@ target/$(HOST)/quick/synvisor
 
