@@ -154,8 +154,10 @@ rpm: package rpmbuild
 
 PYTEST = SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest
-# Two files at a time, of what mostly waits beside the system's, and of what keeps the machine busy beside nothing.
+# Two files at a time, of what mostly waits beside the system's, and of what keeps the machine busy beside nothing;
+# and two machines.
 BESIDE := -n 2 --dist loadfile
+MACHINES := -n 2 --dist loadgroup
 
 e2e: venv next static
 	$(PYTEST) $(BESIDE) tests/forkserver
@@ -163,11 +165,11 @@ e2e: venv next static
 	$(PYTEST) $(BESIDE) -m busy tests/e2e
 
 test-system: venv next deb rpm
-	$(PYTEST) -x tests/system
+	$(PYTEST) $(MACHINES) -x tests/system
 
 # All of them, of what `test` has built; the system's mostly wait for a machine, and what they print comes when they are done.
 whole: venv
-	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
+	@$(PYTEST) $(MACHINES) -x tests/system >target/system.log 2>&1 & system=$$!; \
 		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not busy" tests/e2e; e2e=$$?; \
 		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]
 	$(PYTEST) $(BESIDE) -m busy tests/e2e

@@ -56,6 +56,7 @@ use super::store;
 use super::store::Kept;
 use super::timeline::Timeline;
 use super::upgrade::Launch;
+use super::watchdog;
 
 /// A router that was told to end closes its sockets within milliseconds; this is for one that is stopped.
 const ROUTER_LETS_GO: u64 = 5_000;
@@ -149,6 +150,8 @@ pub fn supervise(
         // The homeserver runs: it is to be tried again.
         Some(_) => StartError::Failed(why),
     })?;
+    // Python has taken its time for that, where the machine is busy.
+    watchdog::feed();
     let mut listeners = Listeners::default();
     listeners.take_back(&mut kept.tcp, &config.listen);
     // Our own copy must not be in the way of another address.

@@ -32,6 +32,7 @@ use crate::wire::Incarnation;
 use crate::wire::Obstacle;
 
 use super::Driver;
+use super::watchdog;
 
 /// The program that looks at what it would be given, where units have their names.
 const CHECK: &str = "upgrade-check";
@@ -186,6 +187,8 @@ impl Driver {
         }
         let error = match self.passed_on() {
             Ok(descriptors) => {
+                // The new program gets all of the time that systemd gives, since it begins with what no loop goes round in.
+                watchdog::feed();
                 let launch = &self.around.launch;
                 process::become_program(
                     &launch.program,

@@ -262,3 +262,19 @@ def test_systemd_hears_from_the_loop_and_no_child_hears_of_it(tmp_path: Path) ->
             assert home.pids() == before
     finally:
         manager.close()
+
+
+# Mutations, each seen red: no feed() before the new program, or none after a look at the virtualenv.
+def test_systemd_hears_of_an_upgrade_before_the_loop_goes_round(tmp_path: Path) -> None:
+    manager = Manager(tmp_path)
+    # So long that the loop itself says it once, when it begins.
+    environment = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "3000000000"}
+    try:
+        with deployed("", environment=environment) as home:
+            wait_for("READY", lambda: "READY=1" in manager.said or None)
+            begun = len(manager.said)
+            assert home.cli("self-upgrade", timeout=180).returncode == 0
+            said = manager.said[begun:]
+            assert said[: said.index("FDNAME=control")].count("WATCHDOG=1") == 2
+    finally:
+        manager.close()

@@ -9,6 +9,7 @@ otherwise. A second run finds everything in place and takes no time.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -98,10 +99,14 @@ def install_packages(missing: list[str]) -> None:
     say(f"installing {', '.join(missing)}")
     # A package that brings a service does not start it in a runlevel that its script does not know.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-    for step in (["apt-get", "update"], command):
-        done = subprocess.run(step, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(step)} failed:\n{done.stdout}{done.stderr}")
+    work_directory().mkdir(parents=True, exist_ok=True)
+    # apt-get does not wait for another one that reads the lists.
+    with (work_directory() / "packages.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for step in (["apt-get", "update"], command):
+            done = subprocess.run(step, capture_output=True, text=True, env=environment, check=False)
+            if done.returncode != 0:
+                sys.exit(f"{' '.join(step)} failed:\n{done.stdout}{done.stderr}")
 
 
 def run_logged(command: list[str], log: Path) -> None:

@@ -85,6 +85,10 @@ def left(service: Service) -> str:
     return service.machine.run("pgrep", "--list-full", "-u", users, check=False).stdout
 
 
+def journal(service: Service) -> str:
+    return service.machine.run("journalctl", "--no-pager", "--unit", UNIT, "--output=cat").stdout
+
+
 def same_but_fork_server(before: dict[str, int | None], after: dict[str, int | None]) -> bool:
     return {unit for unit in before if before[unit] != after[unit]} <= {"forkserver"}
 
@@ -204,8 +208,7 @@ def test_a_supervisor_that_hangs_is_replaced(service: Service) -> None:
             another_runs(service, old)
             talk.goes_on()
         assert same_but_fork_server(before, service.pids())
-    journal = service.machine.run("journalctl", "--no-pager", "--unit", UNIT, "--output=cat").stdout
-    assert "Watchdog timeout" in journal
+    assert "Watchdog timeout" in journal(service)
 
 
 def test_an_upgrade_of_synvisor_costs_nothing(service: Service) -> None:
@@ -223,7 +226,7 @@ def test_an_upgrade_of_synvisor_costs_nothing(service: Service) -> None:
         assert "has taken over from" in done.stdout
         talk.goes_on()
         service.wait_ready()
-        assert main_pid(service) == old
+        assert main_pid(service) == old, journal(service)
         # What systemd keeps is still what it is to give back.
         killed = kill(service)
         another_runs(service, killed)
