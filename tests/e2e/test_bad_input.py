@@ -143,7 +143,8 @@ def test_unreachable_database(fresh: Deployment) -> None:
 
 
 def test_a_main_that_never_comes_up(fresh: Deployment) -> None:
-    # Mutation: what `give_up_start` (src/run/reload.rs) does of a unit that failed left out: it never ends.
+    # Mutation: what `give_up_start` (src/run/reload.rs) does of a unit that failed left out: seen red (it
+    # never ends).
     fresh.synapse = 'modules = [{ module = "no_such_module.Class", config = {} }]'
     fresh.write()
     done = fresh.cli("supervise", timeout=300)

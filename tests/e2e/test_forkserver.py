@@ -147,7 +147,8 @@ def overlaid(venv: Path, directory: Path, statement: str) -> Path:
 
 
 def test_what_pip_has_installed_since_is_what_a_restart_starts() -> None:
-    # Mutation: the virtualenv not looked at (`look_at_virtualenv`, src/run/births.rs): the old one forks on.
+    # Mutation: the virtualenv not looked at (`look_at_virtualenv`, src/run/births.rs): seen red (the old one
+    # forks on).
     home = Deployment("generic = 1")
     try:
         home.venv = overlaid(home.venv, home.directory / "venv", "")
@@ -170,7 +171,7 @@ def test_what_pip_has_installed_since_is_what_a_restart_starts() -> None:
 
 
 def test_one_that_takes_long_is_waited_for_as_long_as_it_works() -> None:
-    # Mutation: `cpu_time` (src/sys/clock.rs) of nothing: it is replaced for ever.
+    # Mutation: `cpu_time` (src/sys/clock.rs) of nothing: seen red (it is replaced for ever).
     home = Deployment("generic = 1")
     try:
         home.venv = overlaid(home.venv, home.directory / "venv", "import slow")
