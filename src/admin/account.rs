@@ -11,9 +11,10 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::sys::fs;
-use crate::sys::fs::Kind;
-use crate::sys::fs::Lock;
-use crate::sys::fs::LockError;
+use crate::sys::lock;
+use crate::sys::lock::Kind;
+use crate::sys::lock::Lock;
+use crate::sys::lock::LockError;
 
 use super::Admin;
 use super::AdminError;
@@ -114,7 +115,7 @@ impl Admin {
     /// Lets one synvisor at a time log in: the second login would end the first.
     async fn alone(&self) -> Result<Option<Lock>, AdminError> {
         for _ in 0..ATTEMPTS {
-            match fs::lock(&self.layout.admin_lock(), Kind::Exclusive, true, self.owner().as_ref()) {
+            match lock::take(&self.layout.admin_lock(), Kind::Exclusive, true, self.owner().as_ref()) {
                 Ok(lock) => return Ok(lock),
                 Err(LockError::Held(_)) => tokio::time::sleep(PAUSE).await,
                 Err(LockError::Fs(error)) => return Err(error.into()),

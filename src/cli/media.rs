@@ -18,6 +18,7 @@ use crate::moving::media::Terms;
 use crate::moving::media::Way;
 use crate::moving::pace;
 use crate::sys::fs;
+use crate::sys::lock;
 use crate::sys::pidfd;
 use crate::sys::users;
 
@@ -265,17 +266,17 @@ fn adopt(place: &Place<'_>, store: &Path, folders: &[&'static str]) -> Result<us
 }
 
 /// Two at a time would take each other's unfinished files for left ones.
-fn lock(place: &Place<'_>) -> Result<fs::Lock, Exit> {
+fn lock(place: &Place<'_>) -> Result<lock::Lock, Exit> {
     let path = place.layout.media_lock();
-    match fs::lock(&path, fs::Kind::Exclusive, true, place.users.synapse.as_ref()) {
+    match lock::take(&path, lock::Kind::Exclusive, true, place.users.synapse.as_ref()) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err(fail("there is no lock")),
-        Err(fs::LockError::Held(pid)) => {
+        Err(lock::LockError::Held(pid)) => {
             let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             output::problem(format!("another import of media runs{who}\n  wait until it is done"));
             Err(Exit::Busy)
         }
-        Err(fs::LockError::Fs(error)) => Err(fail(&error.to_string())),
+        Err(lock::LockError::Fs(error)) => Err(fail(&error.to_string())),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::config::recipe;
 use crate::config::recipe::Recipe;
 use crate::sys::fs;
+use crate::sys::lock;
 use crate::sys::process;
 use crate::sys::users;
 use crate::sys::users::User;
@@ -191,7 +192,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    fn lock(&self) -> Result<fs::Lock, String> {
+    fn lock(&self) -> Result<lock::Lock, String> {
         users::as_user(self.user, || venvs::lock(self.state))
     }
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::config::recipe::Recipe;
 use crate::sys::fs;
 use crate::sys::fs::FsError;
+use crate::sys::lock;
 
 use super::venv;
 
@@ -13,17 +14,17 @@ use super::venv;
 ///
 /// # Errors
 /// Somebody else does so.
-pub fn lock(state: &Path) -> Result<fs::Lock, String> {
-    match fs::lock(&Recipe::home(state).join(".lock"), fs::Kind::Exclusive, true, None) {
+pub fn lock(state: &Path) -> Result<lock::Lock, String> {
+    match lock::take(&Recipe::home(state).join(".lock"), lock::Kind::Exclusive, true, None) {
         Ok(Some(lock)) => Ok(lock),
         Ok(None) => Err("the lock of the virtualenvs is gone\n  try again".to_owned()),
-        Err(fs::LockError::Held(pid)) => {
+        Err(lock::LockError::Held(pid)) => {
             let who = pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
             Err(format!(
                 "another synvisor{who} makes a virtualenv at this moment\n  try again when it is done"
             ))
         }
-        Err(fs::LockError::Fs(error)) => Err(error.to_string()),
+        Err(lock::LockError::Fs(error)) => Err(error.to_string()),
     }
 }
 

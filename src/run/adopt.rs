@@ -27,9 +27,9 @@ use crate::supervise::Spec;
 use crate::supervise::Ticket;
 use crate::supervise::Verb;
 use crate::sys::clock;
-use crate::sys::fs;
 use crate::sys::pidfd;
 use crate::sys::pidfd::Process;
+use crate::sys::process;
 use crate::sys::record;
 use crate::sys::users;
 use crate::topology;
@@ -121,7 +121,8 @@ impl Survivors {
             let user = if is_router { &users.router } else { &users.synapse };
             let uid = user.as_ref().map_or_else(users::own_uid, |user| user.uid);
             // A fork server passes the lock on and does not hold it; whether a router does, root alone may see in /proc.
-            let holds_lock = lock.as_ref().is_ok_and(|lock| fs::has_open(pid, lock).unwrap_or(is_router));
+            let holds_lock =
+                lock.as_ref().is_ok_and(|lock| process::has_open(pid, lock).unwrap_or(is_router));
             pidfd::owner(pid) == Some(uid) && (holds_lock || *unit == UnitName::fork_server())
         };
         let (mut alive, mut strangers) = (BTreeMap::new(), Vec::new());

@@ -15,9 +15,10 @@ use crate::supervise::Ending;
 use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::sys::clock;
+use crate::sys::fork;
 use crate::sys::fs;
+use crate::sys::lock;
 use crate::sys::pidfd::Process;
-use crate::sys::process;
 use crate::topology::Role;
 
 use super::adopt;
@@ -77,13 +78,13 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
     let look = Survivors::look(&layout, &adopt::boot()?, &users, &mut Kept::default());
     let Some(mut survivors) = look.map_err(adopt::Unknown::text)? else { return Ok(()) };
     if after == After::Crash && !layout.stopping_mark().exists() {
-        let only = match fs::lock(&layout.waiter_lock(), fs::Kind::Exclusive, true, None) {
+        let only = match lock::take(&layout.waiter_lock(), lock::Kind::Exclusive, true, None) {
             // Somebody waits already.
-            Err(fs::LockError::Held(_)) => return Ok(()),
+            Err(lock::LockError::Held(_)) => return Ok(()),
             lock => lock.ok().flatten(),
         };
         // What is left is known by now: a stop that comes at once takes the directory away that says so (systemd 257).
-        let waits = process::leave_behind().map_err(|error| error.to_string())?;
+        let waits = fork::leave_behind().map_err(|error| error.to_string())?;
         // Given back here, it would be given back for both.
         std::mem::forget(only);
         if !waits || !is_over(&layout) {
@@ -94,11 +95,11 @@ pub fn after_stop(path: &Path, credentials: Option<&OsString>, after: After) -> 
             survivors = now;
         }
     }
-    let _alone = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, true, None) {
+    let _alone = match lock::take(&layout.supervisor_lock(), lock::Kind::Exclusive, true, None) {
         Ok(lock) => lock,
         // A supervisor looks after them.
-        Err(fs::LockError::Held(_)) => return Ok(()),
-        Err(fs::LockError::Fs(error)) => {
+        Err(lock::LockError::Held(_)) => return Ok(()),
+        Err(lock::LockError::Fs(error)) => {
             tracing::warn!("{error}");
             None
         }
@@ -118,10 +119,10 @@ fn is_over(layout: &Layout) -> bool {
     let unit = systemd::own_unit();
     let give_up = clock::now().after(RESTART);
     loop {
-        match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, false, None) {
+        match lock::take(&layout.supervisor_lock(), lock::Kind::Exclusive, false, None) {
             // Somebody else has it.
-            Err(fs::LockError::Held(_)) => return false,
-            Ok(_) | Err(fs::LockError::Fs(_)) => {}
+            Err(lock::LockError::Held(_)) => return false,
+            Ok(_) | Err(lock::LockError::Fs(_)) => {}
         }
         match unit.as_deref().and_then(systemd::is_active) {
             Some(false) => return true,

@@ -31,6 +31,7 @@ use crate::wire::ToRouter;
 
 mod adopt;
 mod after_stop;
+mod alone;
 mod apply;
 mod births;
 mod certificates;

@@ -20,10 +20,11 @@ use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Image;
 use crate::supervise::Ending;
+use crate::sys::fork;
+use crate::sys::fork::Command;
+use crate::sys::fork::Waiting;
 use crate::sys::fs;
-use crate::sys::process;
-use crate::sys::process::Command;
-use crate::sys::process::Waiting;
+use crate::sys::lock;
 use crate::sys::users::User;
 use crate::topology;
 use crate::topology::Role;
@@ -60,7 +61,7 @@ pub(super) struct Surroundings {
     pub(super) launch: Launch,
     /// Every process holds it that was started for this state directory: a new supervisor knows them by it, and whether
     /// any is left.
-    pub(super) lock: fs::Lock,
+    pub(super) lock: lock::Lock,
     /// The run of the machine.
     pub(super) boot: String,
     /// After so many moments of a change the supervisor dies, for tests.
@@ -237,7 +238,7 @@ fn spawn(
     (nice, own): (u16, &BTreeMap<String, String>),
     around: &Surroundings,
 ) -> io::Result<Waiting> {
-    process::spawn(&Command {
+    fork::spawn(&Command {
         argv: program.argv,
         name: program.name,
         environment: around.environment(own).into_iter().collect(),

@@ -27,7 +27,7 @@ use crate::supervise::Supervisor;
 use crate::supervise::Time;
 use crate::sys::clock;
 use crate::sys::fs;
-use crate::sys::fs::LockError;
+use crate::sys::lock;
 use crate::sys::notify::NotifySocket;
 use crate::sys::packet;
 use crate::sys::process;
@@ -38,6 +38,7 @@ use super::Ended;
 use super::adopt;
 use super::adopt::Survivors;
 use super::adopt::Unknown;
+use super::alone;
 use super::births::Births;
 use super::chosen;
 use super::listeners::Bound;
@@ -61,9 +62,6 @@ use super::watchdog;
 /// A router that was told to end closes its sockets within milliseconds; this is for one that is stopped.
 const ROUTER_LETS_GO: u64 = 5_000;
 
-/// How long a supervisor that is stopping is waited for, in milliseconds: as long as systemd lets it (TimeoutStopSec=).
-const STOP: u64 = 180_000;
-
 /// So many milliseconds after it was given up a start is systemd's own.
 const AGAIN: u64 = 10_000;
 
@@ -77,7 +75,7 @@ pub enum StartError {
     Failed(String),
 }
 
-fn failed(error: impl std::fmt::Display) -> StartError {
+pub(super) fn failed(error: impl std::fmt::Display) -> StartError {
     StartError::Failed(error.to_string())
 }
 
@@ -106,7 +104,7 @@ pub fn supervise(
     let layout = Layout::of(&usable.parsed.config);
     let boot = adopt::boot().map_err(StartError::Failed)?;
     // Before the ports: the other supervisor is the better explanation for a port that is taken.
-    let only = only_one(&layout, false)?;
+    let only = alone::only_one(&layout, false)?;
     let generations = Generations::new(layout.generations());
     let mut kept = Kept::default();
     for (name, descriptor) in inherited {
@@ -143,7 +141,7 @@ pub fn supervise(
     }
     let config = &usable.parsed.config;
     if survivors.is_none() {
-        await_strangers(&layout, config)?;
+        alone::await_strangers(&layout, config)?;
     }
     let venv = venv::inspect(config, users.synapse.as_ref()).map_err(|why| match &survivors {
         None => StartError::Config(why),
@@ -162,12 +160,11 @@ pub fn supervise(
     layout.make(&users).map_err(failed)?;
     let mut only = match only {
         Some(only) => only,
-        None => {
-            only_one(&layout, true)?.ok_or_else(|| failed("the lock on the state directory was not made"))?
-        }
+        None => alone::only_one(&layout, true)?
+            .ok_or_else(|| failed("the lock on the state directory was not made"))?,
     };
     only.sign().map_err(failed)?;
-    let lock = lock(&layout, &users)?;
+    let lock = alone::shared(&layout, &users)?;
     let made =
         secrets::complete(&layout.secrets(), &config.secrets, users.synapse.as_ref()).map_err(failed)?;
     // Now that every secret is there.
@@ -231,65 +228,6 @@ fn bind(listeners: &Listeners, config: &Config, survivors: Option<&mut Survivors
     bound
 }
 
-/// Takes the lock that one supervisor holds. One that is stopping is waited for.
-fn only_one(layout: &Layout, create: bool) -> Result<Option<fs::Lock>, StartError> {
-    let give_up = clock::now().after(STOP);
-    loop {
-        let holder = match fs::lock(&layout.supervisor_lock(), fs::Kind::Exclusive, create, None) {
-            Ok(lock) => return Ok(lock),
-            Err(LockError::Held(holder)) => holder,
-            Err(LockError::Fs(error)) => return Err(failed(error)),
-        };
-        if !layout.stopping_mark().exists() || clock::now() >= give_up {
-            let who = holder.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-            return Err(StartError::Busy(format!(
-                "another synvisor{who} runs on {}\n  \
-                 stop it first, or give this one a state_dir of its own in [supervisor]",
-                layout.state.display()
-            )));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Waits for the end of processes that an earlier supervisor has started and that nothing is known of: they may be about
-/// to end.
-fn await_strangers(layout: &Layout, config: &Config) -> Result<(), StartError> {
-    let give_up = clock::now().after(config.supervisor.stop_timeout);
-    let mut said = false;
-    loop {
-        match fs::lock(&layout.lock(), fs::Kind::Exclusive, false, None) {
-            Ok(_) => return Ok(()),
-            Err(LockError::Fs(error)) => return Err(failed(error)),
-            Err(LockError::Held(_)) => {}
-        }
-        if clock::now() >= give_up {
-            let pids: Vec<String> = fs::holders(&layout.lock()).iter().map(i32::to_string).collect();
-            return Err(StartError::Busy(format!(
-                "processes that an earlier synvisor started on {} still run, and what it noted of them is lost\n  \
-                 end them: kill {}",
-                layout.state.display(),
-                pids.join(" ")
-            )));
-        }
-        if !said {
-            tracing::info!("waiting for the processes of an earlier synvisor to end");
-            said = true;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Takes the lock that every process of ours gets.
-fn lock(layout: &Layout, users: &Users) -> Result<fs::Lock, StartError> {
-    match fs::lock(&layout.lock(), fs::Kind::Shared, true, users.synapse.as_ref()) {
-        Ok(Some(lock)) => Ok(lock),
-        Ok(None) => Err(failed("the lock on the state directory was not made")),
-        Err(LockError::Fs(error)) => Err(failed(error)),
-        Err(LockError::Held(_)) => Err(failed(format!("another program holds {}", layout.lock().display()))),
-    }
-}
-
 /// Everything that a supervisor is made of.
 struct Parts {
     config_path: PathBuf,
@@ -297,7 +235,7 @@ struct Parts {
     venv: Venv,
     users: Users,
     layout: Layout,
-    lock: fs::Lock,
+    lock: lock::Lock,
     boot: String,
     listeners: Listeners,
     kept: Kept,

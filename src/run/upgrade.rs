@@ -23,9 +23,10 @@ use crate::supervise::Exit;
 use crate::supervise::Life;
 use crate::supervise::Time;
 use crate::sys::clock;
+use crate::sys::fork;
+use crate::sys::fork::Command;
 use crate::sys::fs;
 use crate::sys::process;
-use crate::sys::process::Command;
 use crate::topology::UnitName;
 use crate::wire::Answer;
 use crate::wire::Incarnation;
@@ -118,7 +119,7 @@ impl Driver {
         argv.extend(launch.arguments.iter().map(lossy));
         argv.extend(["--upgrade-check".to_owned(), offers.to_string_lossy().into_owned()]);
         let environment = launch.environment.iter().filter(|(name, _)| name == "CREDENTIALS_DIRECTORY");
-        let waiting = process::spawn(&Command {
+        let waiting = fork::spawn(&Command {
             argv,
             name: None,
             environment: environment.map(|(name, value)| (lossy(name), lossy(value))).collect(),

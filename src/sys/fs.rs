@@ -8,9 +8,7 @@ use std::io;
 use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
-use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::FileTypeExt;
@@ -21,8 +19,6 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use nix::fcntl::FcntlArg;
-use nix::fcntl::Flock;
-use nix::fcntl::FlockArg;
 use nix::fcntl::SealFlag;
 use nix::fcntl::fcntl;
 use nix::sys::memfd::MFdFlags;
@@ -414,104 +410,9 @@ pub fn length(path: &Path) -> Result<u64, FsError> {
     std::fs::metadata(path).map(|metadata| metadata.len()).map_err(at("read", path))
 }
 
-/// A lock that this process holds as long as it lives (flock(2)).
-#[derive(Debug)]
-pub struct Lock {
-    file: Flock<File>,
-}
-
-impl Lock {
-    /// Writes our pid into it, for whoever fails to get it.
-    pub fn sign(&mut self) -> Result<(), FsError> {
-        let mut write = || -> io::Result<()> {
-            self.file.set_len(0)?;
-            self.file.rewind()?;
-            write!(self.file, "{}", std::process::id())
-        };
-        write().map_err(at("write", Path::new("the lock of the supervisor")))
-    }
-}
-
-/// A child that inherits the descriptor holds the lock too, for as long as it lives.
-impl AsFd for Lock {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
-    }
-}
-
-/// How many may hold a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// One, whose pid the file then says.
-    Exclusive,
-    /// Any number.
-    Shared,
-}
-
-/// Why a lock was not had.
-#[derive(Debug)]
-pub enum LockError {
-    /// Another process holds it; its pid, if it wrote one.
-    Held(Option<u32>),
-    Fs(FsError),
-}
-
-/// Takes the lock at `path`; with `create` false a missing file is no lock.
-pub fn lock(path: &Path, kind: Kind, create: bool, owner: Option<&User>) -> Result<Option<Lock>, LockError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(create).truncate(false).mode(0o644).custom_flags(libc::O_NOFOLLOW);
-    let file = match options.open(path) {
-        Ok(file) => file,
-        Err(error) if !create && error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(LockError::Fs(at("open", path)(error))),
-    };
-    let how = match kind {
-        Kind::Exclusive => FlockArg::LockExclusiveNonblock,
-        Kind::Shared => FlockArg::LockSharedNonblock,
-    };
-    let mut file = match Flock::lock(file, how) {
-        Ok(file) => file,
-        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
-            let mut pid = String::new();
-            let _ = file.read_to_string(&mut pid);
-            return Err(LockError::Held(pid.trim().parse().ok()));
-        }
-        Err((_, errno)) => return Err(LockError::Fs(at("lock", path)(errno.into()))),
-    };
-    let mut write = || -> io::Result<()> {
-        if let Some(user) = owner {
-            std::os::unix::fs::fchown(&*file, Some(user.uid), Some(user.gid))?;
-        }
-        file.set_len(0)?;
-        if kind == Kind::Exclusive {
-            // Only for people to read: on a full disk it is held all the same.
-            let _ = write!(file, "{}", std::process::id());
-        }
-        Ok(())
-    };
-    if create {
-        write().map_err(|error| LockError::Fs(at("write", path)(error)))?;
-    }
-    Ok(Some(Lock { file }))
-}
-
-/// Every process that has this file open; those of other users are seen by root alone.
-pub fn holders(path: &Path) -> Vec<i32> {
-    let Ok(file) = std::fs::metadata(path) else { return Vec::new() };
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| has_open(*pid, &file) == Some(true)).collect()
-}
-
-/// Whether a process has the file open; none where the kernel does not let us see.
-pub fn has_open(pid: i32, file: &std::fs::Metadata) -> Option<bool> {
-    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let same = |to: std::fs::Metadata| (to.dev(), to.ino()) == (file.dev(), file.ino());
-    Some(descriptors.flatten().any(|descriptor| std::fs::metadata(descriptor.path()).is_ok_and(same)))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::lock;
     use super::*;
 
     #[test]
@@ -525,27 +426,6 @@ mod tests {
         assert!(replace(&path, b"two", 0o640, None).unwrap());
         assert_eq!(read(&path).unwrap(), "two");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
-    }
-
-    #[test]
-    fn a_lock_is_held_once_and_names_its_holder() {
-        // Mutations, each seen red: shared ones taken as exclusive; a pid written into shared ones.
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("lock");
-        let own = std::process::id();
-        assert!(lock(&path, Kind::Exclusive, false, None).unwrap().is_none());
-        let held = lock(&path, Kind::Exclusive, true, None).unwrap();
-        for kind in [Kind::Exclusive, Kind::Shared] {
-            let second = lock(&path, kind, true, None);
-            assert!(matches!(second, Err(LockError::Held(Some(pid))) if pid == own));
-        }
-        assert_eq!(holders(&path), [own.cast_signed()]);
-        drop(held);
-        assert_eq!(holders(&path), [0; 0]);
-        let many = [Kind::Shared; 2].map(|kind| lock(&path, kind, true, None).unwrap().unwrap());
-        assert!(matches!(lock(&path, Kind::Exclusive, true, None), Err(LockError::Held(None))));
-        drop(many);
-        assert!(lock(&path, Kind::Exclusive, false, None).unwrap().is_some());
     }
 
     #[test]
@@ -583,7 +463,8 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink(target.join("file"), &link).unwrap();
         append(&link, Some(&me)).unwrap_err();
-        assert!(matches!(lock(&link, Kind::Shared, true, Some(&me)), Err(LockError::Fs(_))));
+        let taken = lock::take(&link, lock::Kind::Shared, true, Some(&me));
+        assert!(matches!(taken, Err(lock::LockError::Fs(_))));
         assert_eq!(std::fs::read_dir(&target).unwrap().count(), 0, "nothing was made through the link");
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod clock;
 pub mod descriptors;
+pub mod fork;
 pub mod fs;
 pub mod handle;
 pub mod lines;
+pub mod lock;
 pub mod names;
 pub mod notify;
 pub mod packet;

@@ -274,7 +274,7 @@ def test_an_ordinary_user_can_run_it_and_a_stop_leaves_nothing() -> None:
 
 
 def test_units_have_what_is_said_of_them_and_the_old_identity_is_kept() -> None:
-    # Mutations, each seen red: `nice` left out of src/sys/process.rs; `environment` left out of
+    # Mutations, each seen red: `nice` left out of src/sys/fork.rs; `environment` left out of
     # src/run/spawn.rs; `outgrown` always empty (src/run/memory.rs); the user's signing key not rendered
     # (src/render/shared.rs).
     home = Deployment("generic = 2")

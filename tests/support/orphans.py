@@ -55,7 +55,7 @@ def alive(process: Stat) -> bool:
 def reap() -> None:
     """Takes leave of dead children that nobody here started.
 
-    synvisor's children begin a session of their own (src/sys/process.rs), and so do PostgreSQL's
+    synvisor's children begin a session of their own (src/sys/fork.rs), and so do PostgreSQL's
     (utils/init/miscinit.c); what a test starts has the test's session, and is for its Popen to wait for.
     """
     mine, session = os.getpid(), os.getsid(0)

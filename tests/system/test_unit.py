@@ -82,7 +82,7 @@ def test_a_start_that_cannot_be_says_why(installed: Service) -> None:
 
 
 def test_who_runs_as_whom_and_may_what(service: Service) -> None:
-    # Mutations, each seen red: ambient capabilities kept by children (src/sys/process.rs); no user of its own
+    # Mutations, each seen red: ambient capabilities kept by children (src/sys/fork.rs); no user of its own
     # for the router (src/run/spawn.rs); mode 0755 for private directories (src/host/layout.rs).
     def of(pid: str, key: str) -> str:
         status = service.machine.run("cat", f"/proc/{pid}/status").stdout

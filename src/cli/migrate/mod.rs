@@ -25,7 +25,7 @@ use crate::moving::steps::Data;
 use crate::moving::steps::Journal;
 use crate::moving::steps::Step;
 use crate::sys::clock;
-use crate::sys::fs;
+use crate::sys::process;
 use crate::sys::users;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
@@ -245,7 +245,7 @@ impl Move<'_> {
     fn still_there(&self, journal: &Journal) -> Result<Option<String>, Exit> {
         match &journal.data {
             Data::Sqlite(file) => {
-                let pids = fs::holders(file);
+                let pids = process::holders(file);
                 let shown = pids.iter().map(|pid| format!("pid {pid}")).collect::<Vec<_>>().join(", ");
                 Ok((!pids.is_empty()).then_some(shown))
             }
