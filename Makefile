@@ -104,7 +104,7 @@ BUILT = target/$(HOST)/$(PROFILE)/synvisor
 # What changes the program; it takes minutes to build.
 SOURCES := Cargo.toml Cargo.lock systemd/synvisor.service $(shell find src config -type f)
 
-# Beside it one whose state has another version, to upgrade to and to return from; nobody waits for what it does.
+# Beside it one whose state has another version, to upgrade to and to return from.
 next: target/next/synvisor
 target/next/synvisor: $(SOURCES)
 	$(COMPILED) --test tidy --features next-state
@@ -154,10 +154,8 @@ rpm: package rpmbuild
 
 PYTEST = SYNVISOR_BINARY="$(CURDIR)/target/static/synvisor" \
 	"$$($(PYTHON) tests/support/toolchain.py)/bin/python" -m pytest
-# Two files at a time, of what mostly waits beside the system's, and of what keeps the machine busy beside nothing;
-# and two machines.
+# Two files at a time, of what mostly waits beside the system's, and of what keeps the machine busy beside nothing.
 BESIDE := -n 2 --dist loadfile
-MACHINES := -n 2 --dist loadgroup
 
 e2e: venv next static
 	$(PYTEST) $(BESIDE) tests/forkserver
@@ -165,11 +163,11 @@ e2e: venv next static
 	$(PYTEST) $(BESIDE) -m busy tests/e2e
 
 test-system: venv next deb rpm
-	$(PYTEST) $(MACHINES) -x tests/system
+	$(PYTEST) -x tests/system
 
 # All of them, of what `test` has built; the system's mostly wait for a machine, and what they print comes when they are done.
 whole: venv
-	@$(PYTEST) $(MACHINES) -x tests/system >target/system.log 2>&1 & system=$$!; \
+	@$(PYTEST) -x tests/system >target/system.log 2>&1 & system=$$!; \
 		$(PYTEST) $(BESIDE) tests/forkserver && $(PYTEST) $(BESIDE) -m "not busy" tests/e2e; e2e=$$?; \
 		wait $$system; system=$$?; cat target/system.log; [ $$e2e = 0 ] && [ $$system = 0 ]
 	$(PYTEST) $(BESIDE) -m busy tests/e2e

@@ -148,8 +148,10 @@ pub fn supervise(
         // The homeserver runs: it is to be tried again.
         Some(_) => StartError::Failed(why),
     })?;
-    // Python has taken its time for that, where the machine is busy.
-    watchdog::feed();
+    if launch.upgraded {
+        // Python has taken its time for that, where the machine is busy. Before READY=1 this would begin what it is to hold off.
+        watchdog::feed();
+    }
     let mut listeners = Listeners::default();
     listeners.take_back(&mut kept.tcp, &config.listen);
     // Our own copy must not be in the way of another address.

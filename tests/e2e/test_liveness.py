@@ -264,7 +264,8 @@ def test_systemd_hears_from_the_loop_and_no_child_hears_of_it(tmp_path: Path) ->
         manager.close()
 
 
-# Mutations, each seen red: no feed() before the new program, or none after a look at the virtualenv.
+# Mutations, each seen red: no feed() before the new program; none after a look at the virtualenv; one there
+# at every start.
 def test_systemd_hears_of_an_upgrade_before_the_loop_goes_round(tmp_path: Path) -> None:
     manager = Manager(tmp_path)
     # So long that the loop itself says it once, when it begins.
@@ -272,8 +273,11 @@ def test_systemd_hears_of_an_upgrade_before_the_loop_goes_round(tmp_path: Path) 
     try:
         with deployed("", environment=environment) as home:
             wait_for("READY", lambda: "READY=1" in manager.said or None)
+            # From the first one on systemd waits for the next.
+            assert "WATCHDOG=1" not in manager.said[: manager.said.index("FDNAME=control")]
             begun = len(manager.said)
             assert home.cli("self-upgrade", timeout=180).returncode == 0
+            wait_for("another one", lambda: "FDNAME=control" in manager.said[begun:] or None)
             said = manager.said[begun:]
             assert said[: said.index("FDNAME=control")].count("WATCHDOG=1") == 2
     finally:

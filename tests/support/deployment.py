@@ -62,7 +62,7 @@ account = { per_second = 1000, burst_count = 1000 }
 
 def free_port() -> int:
     """A port that nobody takes while its owner is away: it lies below those that the kernel gives to clients
-    (ip_local_port_range), and each process of pytest-xdist has ports of its own.
+    (ip_local_port_range), and each process of one pytest-xdist has ports of its own.
     """
     worker, workers = (
         os.environ.get("PYTEST_XDIST_WORKER", "gw0"),

@@ -8,7 +8,6 @@ gone with it.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import platform
 import shutil
@@ -65,14 +64,8 @@ def base(suite: str, packages: tuple[str, ...] = PACKAGES, name: str = "") -> Pa
     if not ROOT_USER:
         pytest.skip("only root can make a root directory and boot it")
     name = name or suite
-    BASES.mkdir(parents=True, exist_ok=True)
-    with (BASES / f"{name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        return made(suite, packages, name)
-
-
-def made(suite: str, packages: tuple[str, ...], name: str) -> Path:
-    directory, mark = BASES / name, BASES / f"{name}.complete"
+    directory = BASES / name
+    mark = BASES / f"{name}.complete"
     if mark.exists() and mark.read_text(encoding="utf-8") == " ".join(packages):
         return directory
     programs = {"mmdebstrap": "mmdebstrap", "systemd-nspawn": "systemd-container"}
@@ -82,6 +75,7 @@ def made(suite: str, packages: tuple[str, ...], name: str) -> Path:
     say(f"preparing a Debian {suite} in {directory} (about a minute, once)")
     mark.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
+    BASES.mkdir(parents=True, exist_ok=True)
     if name != suite and suite in suites():
         # Sooner than from nothing.
         subprocess.run(["cp", "--archive", "--reflink=auto", base(suite), directory], check=True)
