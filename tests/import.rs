@@ -432,3 +432,20 @@ fn jinja_beyond_a_plain_reference_is_left_and_told_of() {
     assert_eq!(entry(&set, "my_own_variable").0, Verdict::Left);
     assert_eq!(entry(&set, "matrix_synapse_container_client_api_port").0, Verdict::Changed);
 }
+
+#[test]
+fn what_nobody_could_use_as_it_is_has_to_be_looked_at() {
+    // Mutations, each seen red: a path of the container that is nowhere here taken as it is; packages not thought of.
+    let text = "server_name: a.b\nsigning_key_path: /data/a.b.signing.key\n\
+                app_service_config_files: [/data/one.yaml, /two.yaml]\nmodules: [{module: pushy.Module}]\n";
+    let source =
+        Source { path: "/srv/homeserver.yaml".to_owned(), text: text.to_owned(), place: Place::Named };
+    let two = ("/two.yaml".to_owned(), "/srv/two.yaml".to_owned());
+    for (mounts, registration_is_left) in [(vec![], true), (vec![two], false)] {
+        let found = import::read(std::slice::from_ref(&source), &mounts).unwrap();
+        let entries = found.translate(&BTreeMap::new(), None).report.entries;
+        let left = |name: &str| entries.iter().any(|one| one.name == name && one.verdict == Verdict::Left);
+        assert_eq!(left("app_service_config_files"), registration_is_left, "{mounts:?}: {entries:?}");
+        assert!(left("modules"), "{entries:?}");
+    }
+}

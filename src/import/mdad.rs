@@ -191,6 +191,11 @@ impl Book<'_, '_> {
                         answer, or write serve_server_wellknown = true into [synapse]";
             self.note("serve_server_wellknown", Verdict::Left, text);
         }
+        if self.found.get("turn_uris").is_none() {
+            let text = "the playbook has a TURN server where calls or Jitsi want one, and works out its addresses and secret: if \
+                        its homeserver.yaml has turn_uris, write that and turn_shared_secret into [synapse]";
+            self.note("turn_uris", Verdict::Left, text);
+        }
         let macaroon = self.found.text("macaroon_secret_key").map(str::to_owned);
         for secret in ["macaroon_secret_key", "registration_shared_secret", "form_secret"] {
             if self.found.text(secret).is_some() {

@@ -123,6 +123,9 @@ const NULL_IS_NO_DEFAULT: [&str; 10] = [
     "use_presence",
 ];
 
+/// Settings that name Python modules.
+const FROM_PACKAGES: [&str; 3] = ["media_storage_providers", "modules", "password_providers"];
+
 /// Keys that hold paths of files or directories, or lists of them.
 const PATHS: [&str; 18] = [
     "app_service_config_files",
@@ -202,8 +205,8 @@ impl Translator<'_> {
     fn media(&mut self, value: &Value) {
         let Some(path) = value.text() else { return };
         let text = format!(
-            "the media store is media_store in the state directory (/var/lib/synvisor); the old one is {}: move or copy \
-             what is in it there while Synapse is stopped, and give it to the user synvisor",
+            "the media store is media_store in the state directory (/var/lib/synvisor): `synvisor migrate`, or \
+             `synvisor import media {}` by itself, brings there what is in the old one while the old server still runs",
             self.from.here(path)
         );
         self.note("media_store_path", Verdict::Left, text);
@@ -248,6 +251,10 @@ impl Translator<'_> {
         };
         if let Some(wrong) = wrong {
             return self.note(name, Verdict::Left, wrong);
+        }
+        if FROM_PACKAGES.contains(&name) && value != &Value::List(Vec::new()) {
+            let text = "what of it is no part of Synapse has to be installed with it: name its packages in packages of [python]";
+            self.note(name, Verdict::Left, text);
         }
         if let Some(value) = self.value(name, name, value) {
             self.document.synapse.insert(name.to_owned(), value);
@@ -322,6 +329,11 @@ impl Translator<'_> {
                 format!("a relative path: it is {here} now, which is looked for there"),
             );
             return here.into();
+        }
+        if self.from.container && PATHS.contains(&key) && text.starts_with('/') {
+            let noted = "a path of the container, and no source says where that is here: write where the file is, or import \
+                         once more with what `docker inspect` prints";
+            self.note(path, Verdict::Left, noted);
         }
         if !mask::sounds_secret(key) || text.is_empty() {
             return text.into();

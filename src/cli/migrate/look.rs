@@ -52,13 +52,16 @@ impl Move<'_> {
             ))
         })?;
         let data = match settings.store(base).map_err(|why| fail(&why))? {
-            Store::Sqlite(file) => Data::Sqlite(arguments.old_sqlite.clone().unwrap_or(file)),
-            Store::Postgres { .. } => Data::Shared,
+            Store::Sqlite(file) => {
+                let file = arguments.old_sqlite.clone().unwrap_or(file);
+                self.may_port(&file)?;
+                Data::Sqlite(file)
+            }
+            Store::Postgres { user } => {
+                self.may_share(user.as_deref())?;
+                Data::Shared
+            }
         };
-        match &data {
-            Data::Sqlite(file) => self.may_port(file)?,
-            Data::Shared => self.may_share()?,
-        }
         let to = self.place.layout.media();
         if to.exists() {
             crate::host::import::real(&media, &to, &folders).map_err(|why| fail(&why))?;
@@ -148,14 +151,14 @@ impl Move<'_> {
         holding.suits().map_err(|why| fail(&format!("{}: {why}", self.reach.shown())))
     }
 
-    /// Whether this Synapse can go on with the database of the old one.
-    fn may_share(&self) -> Result<(), Exit> {
+    /// Whether this Synapse can go on with the database of the old one, which comes to it as `user`.
+    fn may_share(&self, user: Option<&str>) -> Result<(), Exit> {
         let shown = self.reach.shown();
         let holding = self.reach.look(Act::Look).map_err(|why| fail(&why))?;
         let Some(found) = holding.schema else {
             return Err(fail(&format!(
                 "{shown} holds no homeserver, and the old one has its data in a PostgreSQL\n  \
-                 name its database in [database], or move its data there first: pg_dump, pg_restore"
+                 name the very database of the old server in [database]"
             )));
         };
         if !holding.is_of(&self.place.config.server_name) {
@@ -164,6 +167,16 @@ impl Move<'_> {
             )));
         }
         holding.suits().map_err(|why| fail(&format!("{shown}: {why}")))?;
+        // Synapse keeps its connections as long as it runs. What it writes from now on would be missing in a copy.
+        let serves = user.map_or(!holding.clients.is_empty(), |user| holding.clients.contains_key(user));
+        if !serves {
+            return Err(fail(&format!(
+                "the old server has no connection to {shown}: it does not run, or this is a copy of its database, in which \
+                 whatever it still writes would be missing\n  \
+                 start the old server, and name its very database in [database]; one that has stopped for good and whose \
+                 data are there already needs no more than `synvisor import media` and a start"
+            )));
+        }
         let newest = self.newest()?;
         if newest < holding.oldest_code {
             return Err(fail(&format!(
