@@ -94,9 +94,11 @@ impl Settings {
         base.join(self.media_store_path.as_deref().unwrap_or(Path::new("media_store")))
     }
 
-    /// The signing key, where it can be read.
+    /// The signing key, where it can be read. What a container has in /data lies beside its homeserver.yaml here.
     pub fn signing_key(&self, base: &Path) -> Option<String> {
-        fs::read(&base.join(self.signing_key_path.as_ref()?)).ok()
+        let path = self.signing_key_path.as_ref()?;
+        let beside = base.join(path.file_name()?);
+        fs::read(&base.join(path)).or_else(|_| fs::read(&beside)).ok()
     }
 }
 
@@ -191,5 +193,17 @@ mod tests {
         let sqlite = settings("server_name: a.b\ndatabase: {name: sqlite3, args: {database: x.db}}\n");
         assert_eq!(sqlite.store(base).unwrap(), Store::Sqlite("/data/x.db".into()));
         settings("server_name: a.b\ndatabase: {name: oracle}\n").store(base).unwrap_err();
+    }
+
+    #[test]
+    fn the_key_of_a_container_is_found_beside_its_homeserver_yaml() {
+        // Mutation: looked for where the container has it alone: seen red.
+        let base = tempfile::tempdir().unwrap();
+        fs::replace(&base.path().join("a.b.signing.key"), b"ed25519 a key", 0o600, None).unwrap();
+        let of = |path: &str| settings(&format!("server_name: a.b\nsigning_key_path: {path}\n"));
+        for path in ["a.b.signing.key", "/data/a.b.signing.key"] {
+            assert_eq!(of(path).signing_key(base.path()).unwrap(), "ed25519 a key");
+        }
+        assert_eq!(of("/data/another.key").signing_key(base.path()), None);
     }
 }
