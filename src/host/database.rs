@@ -4,6 +4,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -19,6 +20,7 @@ use crate::config::Database;
 use crate::config::Endpoint;
 use crate::sys::fs;
 use crate::sys::names;
+use crate::sys::process;
 use crate::sys::process::may_change_user;
 use crate::sys::users;
 use crate::sys::users::User;
@@ -64,25 +66,33 @@ pub fn initialise_postgres(programs: &Path, layout: &Layout, user: Option<&User>
     if data.join("PG_VERSION").exists() {
         return Ok(());
     }
-    // Beside its place first: what an interrupted run leaves is no database.
-    let fresh = layout.postgres_data().join("data.new");
+    // Beside its place first: what an interrupted run leaves is no database. Each run has a place of its own, since initdb
+    // may outlive for a moment who has started it, and goes on writing.
+    let fresh = layout.postgres_data().join(format!("data.new.{}", std::process::id()));
     let failed = |error: &dyn std::fmt::Display| format!("cannot set up the embedded PostgreSQL: {error}");
-    match std::fs::remove_dir_all(&fresh) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
-        Ok(()) | Err(_) => {}
-    }
+    let clear = || {
+        for path in fs::list(&layout.postgres_data()).unwrap_or_default() {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("data.new")) {
+                let _ = fs::remove_all(&path);
+            }
+        }
+    };
+    clear();
     let mut initdb = std::process::Command::new(programs.join("initdb"));
     initdb.args(["--encoding=UTF8", "--locale=C", "--auth=trust", "--username", EMBEDDED_NAME, "--pgdata"]);
     initdb.arg(&fresh).current_dir(layout.postgres_data()).env_clear();
     if let Some(user) = user {
         initdb.uid(user.uid).gid(user.gid);
     }
-    crate::sys::process::incapable(&mut initdb);
+    process::incapable(&mut initdb);
+    process::end_with_us(&mut initdb, Signal::SIGKILL);
     let output = initdb.output().map_err(|error| failed(&error))?;
     if !output.status.success() {
         return Err(failed(&String::from_utf8_lossy(&output.stderr).trim()));
     }
-    std::fs::rename(&fresh, &data).map_err(|error| failed(&error))
+    std::fs::rename(&fresh, &data).map_err(|error| failed(&error))?;
+    clear();
+    Ok(())
 }
 
 /// One attempt to reach PostgreSQL as Synapse will.
