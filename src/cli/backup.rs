@@ -61,8 +61,6 @@ pub(super) fn backup(path: &Path, credentials: Option<&OsString>, arguments: &Ba
 }
 
 fn carry_out(path: &Path, usable: &Usable, arguments: &BackupArguments) -> Result<(), Exit> {
-    // What is made in between is nobody else's either.
-    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     let config = &usable.parsed.config;
     let place = Place::of(path, config)?;
     let user = place.users.synapse.as_ref();
@@ -74,8 +72,11 @@ fn carry_out(path: &Path, usable: &Usable, arguments: &BackupArguments) -> Resul
     };
     let programs = postgres::programs(holding.server, &held).map_err(|why| fail(&why))?;
     let directory = std::path::absolute(&arguments.directory).map_err(|error| fail(&error.to_string()))?;
+    // Those above it are root's, and synvisor's user has to get through.
+    directory.parent().map_or(Ok(()), fs::make_directory).map_err(|error| fail(&error.to_string()))?;
+    // What is made from here on is nobody else's.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     if !directory.exists() {
-        // The one above it may be root's.
         fs::directory(&directory, 0o700, user).map_err(|error| fail(&error.to_string()))?;
     }
     let archive = Archive(directory);

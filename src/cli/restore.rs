@@ -173,7 +173,7 @@ fn database(place: &Place<'_>, usable: &Usable, archive: &Archive, manifest: &Ma
     let venv = venv::inspect(config, user).map_err(|why| fail(&why))?;
     let _embedded = match &config.database {
         Database::Embedded => {
-            place.layout.make(&place.users).map_err(|error| fail(&error.to_string()))?;
+            place.layout.make_for_services(&place.users).map_err(|error| fail(&error.to_string()))?;
             Some(Embedded::start(config, &place.layout, &venv, user).map_err(|why| fail(&why))?)
         }
         Database::External(_) => None,

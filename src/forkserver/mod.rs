@@ -56,18 +56,8 @@ const PROGRAM: [(&str, &str); 18] = [
     ("synvisor/twisted_reactor.py", include_str!("python/synvisor/twisted_reactor.py")),
 ];
 
-/// The module that has Synapse read the files that its arguments name.
+/// The module that has Synapse read the files that its arguments name, and prints a [`crate::plan::Verdict`] a line.
 pub const CHECK: &str = "synvisor.configuration";
-
-/// What Synapse says of one file; [`CHECK`] prints one a line.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct Verdict {
-    pub file: PathBuf,
-    /// What is wrong, in Synapse's words.
-    pub problem: Option<String>,
-    /// The setting that is meant, from the outermost key on, as far as Synapse tells.
-    pub path: Vec<String>,
-}
 
 /// The program as files below a directory; not writable for who runs it.
 pub fn program(directory: &Path) -> FileSet {

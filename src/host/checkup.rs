@@ -31,6 +31,7 @@ use crate::sys::descriptors;
 use crate::sys::fs;
 use crate::sys::names;
 use crate::sys::users;
+use crate::sys::users::User;
 use crate::topology;
 
 use super::database;
@@ -38,6 +39,7 @@ use super::layout::Layout;
 use super::layout::Users;
 use super::machine::Machine;
 use super::python;
+use super::secrets;
 use super::settings;
 use super::systemd;
 use super::toml::Loaded;
@@ -70,6 +72,7 @@ pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Fac
     // Only what the service runs with has to do with what the unit allows.
     let in_service =
         text.filter(|text| is_same(&doctor::configuration(text, &drop_ins), &loaded.document.name));
+    let unfit = sentences(&unfit(loaded, users.synapse.as_ref().filter(|_| in_service.is_some())));
     let (database, public) = outside_and_database(loaded, users, around).await;
     Facts {
         redis: redis(loaded).await,
@@ -91,11 +94,18 @@ pub async fn look(loaded: &Loaded, users: &Users, around: &Circumstances) -> Fac
         drop_ins,
         installed: settings::installed(&config.python.venv).is_some(),
         warnings: sentences(&loaded.warnings),
-        unfit: sentences(&loaded.unfit),
+        unfit,
         certificates: certificates(loaded),
         without_certificate: without_certificate(loaded),
         public,
     }
+}
+
+/// What is wrong with the secrets, for us and for the user of the service if there is one.
+fn unfit(loaded: &Loaded, service: Option<&User>) -> Vec<Problem> {
+    let closed = service.map(|user| secrets::closed_to(user, &loaded.parsed.files).unwrap_or_default());
+    let new = |problem: &Problem| loaded.unfit.iter().all(|held| held.place != problem.place);
+    loaded.unfit.iter().cloned().chain(closed.into_iter().flatten().filter(new)).collect()
 }
 
 fn is_same(one: &Path, other: &str) -> bool {

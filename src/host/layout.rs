@@ -193,13 +193,19 @@ impl Layout {
         fs::directory(&self.logs(), 0o750, synapse)
     }
 
-    /// Makes every directory.
+    /// Makes every directory, as the supervisor.
     pub fn make(&self, users: &Users) -> Result<(), FsError> {
+        self.make_for_services(users)?;
+        // What ran before is the supervisor's own, and no Synapse's.
+        fs::directory(&self.generations(), 0o700, None)
+    }
+
+    /// Makes those that Synapse and the embedded services need. A command of root's must not make more, where the supervisor
+    /// is not root's.
+    pub fn make_for_services(&self, users: &Users) -> Result<(), FsError> {
         let synapse = users.synapse.as_ref();
         fs::directory(&self.state, 0o750, synapse)?;
         self.make_state(synapse)?;
-        // What ran before is the supervisor's own, and no Synapse's.
-        fs::directory(&self.generations(), 0o700, None)?;
         // The router must reach `client`, so the way to it is open; every other entry is closed itself.
         fs::directory(&self.run, 0o755, synapse)?;
         for private in ["private", "postgres", "redis"] {

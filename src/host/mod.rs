@@ -19,6 +19,8 @@ pub mod postgres;
 pub mod program;
 pub mod provision;
 pub mod python;
+pub mod reading;
+pub mod retire;
 pub mod schema;
 pub mod secrets;
 pub mod servlets;

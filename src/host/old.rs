@@ -130,9 +130,17 @@ pub fn keep(layout: &Layout, journal: &Journal) -> Result<(), String> {
 ///
 /// # Errors
 /// What it said last.
-#[expect(clippy::disallowed_methods, reason = "runs in a command that has no other children")]
 pub fn run(command: &Command) -> Result<(), String> {
-    let Some((program, arguments)) = command.split_first() else { return Ok(()) };
+    output(command).map(drop)
+}
+
+/// The same, and what it prints.
+///
+/// # Errors
+/// What it said last.
+#[expect(clippy::disallowed_methods, reason = "runs in a command that has no other children")]
+pub fn output(command: &[String]) -> Result<String, String> {
+    let Some((program, arguments)) = command.split_first() else { return Ok(String::new()) };
     let shown = command.join(" ");
     let done = std::process::Command::new(program)
         .args(arguments)
@@ -140,7 +148,7 @@ pub fn run(command: &Command) -> Result<(), String> {
         .output()
         .map_err(|error| format!("{shown}: {error}"))?;
     if done.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&done.stdout).into_owned());
     }
     Err(format!("{shown}: {}: {}", done.status, python::last_line(&done.stderr)))
 }

@@ -81,6 +81,23 @@ pub fn look(files: &[Referred], user: &str, credentials: Option<&Path>) -> Found
     found
 }
 
+/// Which of the files that the TOML names the service cannot read as this user, whatever we may.
+///
+/// # Errors
+/// The kernel does not let us look as that user.
+pub fn closed_to(user: &User, files: &[Referred]) -> Result<Vec<Problem>, String> {
+    let look = |file: &Referred| match &file.source {
+        SecretSource::File(path) => {
+            let error = fs::readable(path).err()?;
+            let what = format!("{error}, as {} who runs the service", user.name);
+            let remedy = format!("chown {} {}", user.name, path.display());
+            Some(Problem::error(file.place.clone(), what, remedy))
+        }
+        SecretSource::Credential(_) => None,
+    };
+    users::as_user(Some(user), || Ok(files.iter().filter_map(look).collect()))
+}
+
 fn credential_remedy(name: &str) -> String {
     format!(
         "run systemctl edit synvisor.service, and write below [Service]:\nLoadCredential={name}:/etc/synvisor/{name}"

@@ -4,3 +4,4 @@ pub mod backup;
 pub mod media;
 pub mod pace;
 pub mod steps;
+pub mod units;

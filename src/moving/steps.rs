@@ -6,12 +6,16 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::units::Family;
+
 /// A step, in the order in which they are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Media are brought while the old server runs.
     Before,
+    /// The old server is kept from coming back by itself, before it stops: whoever starts it would have two on one database.
+    Retire,
     /// The old server stops.
     Stop,
     /// Media that came meanwhile are brought.
@@ -20,25 +24,31 @@ pub enum Step {
     /// synvisor starts.
     Start,
     Check,
-    /// The old server does not come back by itself.
-    HandOver,
 }
 
 impl Step {
     pub const ALL: [Self; 7] =
-        [Self::Before, Self::Stop, Self::Rest, Self::Database, Self::Start, Self::Check, Self::HandOver];
+        [Self::Before, Self::Retire, Self::Stop, Self::Rest, Self::Database, Self::Start, Self::Check];
 }
 
 /// How the old server is stopped and started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Old {
-    /// Units of systemd: Synapse's, and those of its workers.
-    Units(Vec<String>),
+    /// Units of systemd.
+    Units(Family),
     /// Docker's.
-    Containers(Vec<String>),
+    Containers(Vec<Container>),
     /// What a shell is given.
     Commands { stop: String, start: String },
+}
+
+/// A container of Docker's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Container {
+    pub name: String,
+    /// When Docker starts it by itself, in the words of `docker update --restart`.
+    pub restart: String,
 }
 
 /// A command and its arguments.
@@ -55,34 +65,77 @@ fn shell(text: &str) -> Command {
 impl Old {
     pub fn stop(&self) -> Command {
         match self {
-            Self::Units(names) => command(&["systemctl", "stop"], names),
+            Self::Units(units) => command(&["systemctl", "stop"], &units.synapse),
             // Its ten seconds are short for a Synapse that writes.
-            Self::Containers(names) => command(&["docker", "stop", "--time", "60"], names),
+            Self::Containers(all) => command(&["docker", "stop", "--time", "60"], &names(all)),
             Self::Commands { stop, .. } => shell(stop),
         }
     }
 
     pub fn start(&self) -> Command {
         match self {
-            Self::Units(names) => command(&["systemctl", "start"], names),
-            Self::Containers(names) => command(&["docker", "start"], names),
+            Self::Units(units) => command(&["systemctl", "start"], &units.running),
+            Self::Containers(all) => command(&["docker", "start"], &names(all)),
             Self::Commands { start, .. } => shell(start),
         }
     }
 
-    /// What keeps it from coming back by itself, and what lets it again.
-    pub fn retire(&self) -> Option<[Command; 2]> {
+    /// Files that keep it from being started: a unit that is disabled is started by whoever wants it, and one that lies in
+    /// `/etc` cannot be masked.
+    pub fn drop_ins(&self) -> Vec<(PathBuf, String)> {
+        let Self::Units(units) = self else { return Vec::new() };
+        let drop_in = |unit: &String| {
+            let path = PathBuf::from(format!("/etc/systemd/system/{unit}.d/synvisor.conf"));
+            // The file itself, so that `systemctl status` names it.
+            let text = format!(
+                "# synvisor serves in its place, and two would ruin the database that they share.\n\
+                 # `synvisor migrate --back` removes this file.\n\
+                 [Unit]\nConditionPathExists=!{}\n",
+                path.display()
+            );
+            (path, text)
+        };
+        units.synapse.iter().map(drop_in).collect()
+    }
+
+    /// What has to be said for it not to come back by itself, when the drop-ins are there.
+    pub fn retire(&self) -> Vec<Command> {
         match self {
-            Self::Units(names) => {
-                Some([command(&["systemctl", "disable"], names), command(&["systemctl", "enable"], names)])
-            }
-            Self::Containers(names) => Some([
-                command(&["docker", "update", "--restart=no"], names),
-                command(&["docker", "update", "--restart=unless-stopped"], names),
-            ]),
-            Self::Commands { .. } => None,
+            Self::Units(_) => vec![reload()],
+            Self::Containers(all) => vec![command(&["docker", "update", "--restart=no"], &names(all))],
+            Self::Commands { .. } => Vec::new(),
         }
     }
+
+    /// What has to be said for it to come back as before, when the drop-ins are gone.
+    pub fn release(&self) -> Vec<Command> {
+        match self {
+            Self::Units(_) => vec![reload()],
+            Self::Containers(all) => {
+                let each = |one: &Container| {
+                    let restart = format!("--restart={}", one.restart);
+                    command(&["docker", "update", &restart], std::slice::from_ref(&one.name))
+                };
+                all.iter().map(each).collect()
+            }
+            Self::Commands { .. } => Vec::new(),
+        }
+    }
+
+    /// Whoever stops with it and is no part of it, like bridges.
+    pub fn followers(&self) -> Vec<&str> {
+        let Self::Units(units) = self else { return Vec::new() };
+        let others = units.running.iter().filter(|unit| !units.synapse.contains(unit));
+        others.map(String::as_str).collect()
+    }
+}
+
+fn reload() -> Command {
+    command(&["systemctl", "daemon-reload"], &[])
+}
+
+fn names(containers: &[Container]) -> Vec<String> {
+    containers.iter().map(|container| container.name.clone()).collect()
 }
 
 /// Where the data of the old server are.
@@ -174,10 +227,15 @@ pub fn back(journal: &Journal, counts: &BTreeMap<String, u64>, oldest_code: i64)
 mod tests {
     use super::*;
 
+    fn units(synapse: &[&str], others: &[&str]) -> Old {
+        let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Old::Units(Family { synapse: owned(synapse), running: owned(&[synapse, others].concat()) })
+    }
+
     fn journal(data: Data, done: &[Step]) -> Journal {
         Journal {
             from: "/old/homeserver.yaml".into(),
-            old: Old::Units(vec!["matrix-synapse.service".to_owned()]),
+            old: units(&["matrix-synapse.service"], &[]),
             data,
             media: "/old/media_store".into(),
             owner: (991, 991),
@@ -192,9 +250,9 @@ mod tests {
     #[test]
     fn what_was_done_is_not_done_again() {
         // Mutation: what was done not left out: seen red.
-        let begun = journal(Data::Shared, &[Step::Before, Step::Stop]);
+        let begun = journal(Data::Shared, &[Step::Before, Step::Retire, Step::Stop]);
         let left: Vec<Step> = begun.left().collect();
-        assert_eq!(left, [Step::Rest, Step::Database, Step::Start, Step::Check, Step::HandOver]);
+        assert_eq!(left, [Step::Rest, Step::Database, Step::Start, Step::Check]);
         assert_eq!(journal(Data::Shared, &Step::ALL).left().count(), 0);
     }
 
@@ -202,25 +260,49 @@ mod tests {
     fn there_is_a_way_back_until_something_would_be_lost() {
         // Mutation: counts hardly compared: seen red.
         let counts = |events| BTreeMap::from([("events".to_owned(), events)]);
-        let ported = [Step::Before, Step::Stop, Step::Rest, Step::Database, Step::Start];
+        let ported = [Step::Before, Step::Retire, Step::Stop, Step::Rest, Step::Database, Step::Start];
         let sqlite = journal(Data::Sqlite("/old/homeserver.db".into()), &ported);
         assert_eq!(back(&sqlite, &counts(7), 92), Back::Free);
         assert_eq!(back(&sqlite, &counts(9), 92), Back::Loses("2 events".to_owned()));
         let shared = journal(Data::Shared, &ported);
         assert_eq!(back(&shared, &counts(9), 89), Back::Free);
         assert_eq!(back(&shared, &counts(9), 90), Back::Migrated);
-        let before = journal(Data::Shared, &ported[..3]);
+        let before = journal(Data::Shared, &ported[..4]);
         assert_eq!(back(&before, &counts(9), 90), Back::Free);
     }
 
+    fn said(commands: &[Command]) -> Vec<String> {
+        commands.iter().map(|words| words.join(" ")).collect()
+    }
+
     #[test]
-    fn each_kind_of_server_is_stopped_in_its_words() {
-        let joined = |old: &Old| old.stop().join(" ");
-        let names = vec!["a".to_owned(), "b".to_owned()];
-        assert_eq!(joined(&Old::Units(names.clone())), "systemctl stop a b");
-        assert_eq!(joined(&Old::Containers(names)), "docker stop --time 60 a b");
+    fn each_kind_of_server_is_stopped_and_started_in_its_words() {
+        // Mutation: whoever stops with it stopped by name, and so retired: seen red.
+        let old = units(&["a.service", "b.service"], &["bridge.service"]);
+        assert_eq!(said(&[old.stop()]), ["systemctl stop a.service b.service"]);
+        assert_eq!(said(&[old.start()]), ["systemctl start a.service b.service bridge.service"]);
+        assert_eq!(old.followers(), ["bridge.service"]);
+        let [(path, text), _] = &*old.drop_ins() else { unreachable!("two units") };
+        assert_eq!(path, &PathBuf::from("/etc/systemd/system/a.service.d/synvisor.conf"));
+        assert!(
+            text.ends_with("[Unit]\nConditionPathExists=!/etc/systemd/system/a.service.d/synvisor.conf\n")
+        );
         let own = Old::Commands { stop: "kill 7".to_owned(), start: "run".to_owned() };
         assert_eq!(own.stop(), ["sh", "-c", "kill 7"]);
-        assert_eq!(own.retire(), None);
+        assert_eq!((own.retire().len(), own.drop_ins().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_container_is_restarted_as_before_when_it_comes_back() {
+        // Mutation: unless-stopped, whatever it was: seen red.
+        let container =
+            |name: &str, restart: &str| Container { name: name.to_owned(), restart: restart.to_owned() };
+        let old = Old::Containers(vec![container("a", "always"), container("b", "on-failure:5")]);
+        assert_eq!(said(&[old.stop()]), ["docker stop --time 60 a b"]);
+        assert_eq!(said(&old.retire()), ["docker update --restart=no a b"]);
+        assert_eq!(
+            said(&old.release()),
+            ["docker update --restart=always a", "docker update --restart=on-failure:5 b"]
+        );
     }
 }

@@ -138,6 +138,22 @@ impl Deployment {
         self.images.iter().flat_map(files).collect()
     }
 
+    /// The homeserver.yaml of each of these processes, below a directory, for Synapse to read on trial; by the environment with
+    /// which the modules are found that it names.
+    pub fn to_read(
+        &self,
+        directory: &Path,
+        which: impl Fn(&UnitName, &Image) -> bool,
+    ) -> BTreeMap<BTreeMap<String, String>, FileSet> {
+        let mut found: BTreeMap<_, FileSet> = BTreeMap::new();
+        for (name, image) in self.images.iter().filter(|(name, image)| which(name, image)) {
+            let [(_, file), _] = render::files(&self.config, name, &image.settings, &image.log);
+            let path = directory.join(format!("{name}.yaml"));
+            found.entry(image.environment.clone()).or_default().insert(path, file);
+        }
+        found
+    }
+
     /// What somebody else says of this deployment, without its secrets.
     pub fn without_secrets(&self, text: &str) -> String {
         let mut secrets: Vec<&str> = self.secrets.values().collect();

@@ -3,20 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::Range;
-use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-use crate::config::effective::Effective;
-use crate::config::effective::Origin;
-use crate::config::problem::Problem;
-use crate::forkserver::Verdict;
 use crate::host::toml::Document;
 use crate::plan::Deployment;
 use crate::plan::Image;
-use crate::plan::compressed;
-use crate::render;
+use crate::plan::Verdict;
+use crate::plan::objections;
 use crate::render::FileSet;
 use crate::supervise::Exit;
 use crate::supervise::Life;
@@ -37,9 +31,6 @@ const PATIENCE: u64 = 60_000;
 
 /// Bytes of what a process prints that are looked at.
 const MOST_OUTPUT: u64 = 1 << 20;
-
-/// What shows the place of a setting of Synapse's in the TOML.
-const TABLE: &str = "[synapse]";
 
 /// A change whose files Synapse reads at this moment.
 pub(super) struct Trial {
@@ -131,13 +122,7 @@ impl Driver {
             };
             another || !self.running.images.get(name).is_some_and(same)
         };
-        let mut others: BTreeMap<_, FileSet> = BTreeMap::new();
-        for (name, image) in target.images.iter().filter(|(name, image)| other(name, image)) {
-            let [(_, file), _] = render::files(&target.config, name, &image.settings, &image.log);
-            let path = self.around.layout.check().join(format!("{name}.yaml"));
-            others.entry(image.environment.clone()).or_default().insert(path, file);
-        }
-        others
+        target.to_read(&self.around.layout.check(), other)
     }
 
     /// A process that reads files has ended, or, with no exit, never began.
@@ -177,12 +162,18 @@ impl Driver {
         trial.verdicts.extend(verdicts);
         if !trial.readers.is_empty() {
             self.under_way = Some(UnderWay::Trial(trial));
-        } else if let Some(refusal) = refusal(&trial.verdicts, &trial.prepared, &self.running) {
+            return;
+        }
+        let prepared = &trial.prepared;
+        let problems = objections(&trial.verdicts, &prepared.target, &self.running.effective);
+        if problems.is_empty() {
+            self.apply(*trial.prepared);
+        } else {
+            let document = Document { name: prepared.name.clone(), text: prepared.text.clone() };
+            let refusal = document.print(&problems);
             let note = format!("{} is refused by Synapse: `synvisor reload` shows why", trial.prepared.name);
             self.looked_at = Some((trial.prepared.text.clone(), Some(note)));
             trial.prepared.asked.refuse(refusal);
-        } else {
-            self.apply(*trial.prepared);
         }
     }
 
@@ -197,61 +188,4 @@ impl Driver {
 
 pub(super) fn is_trial(life: &Life) -> bool {
     life.unit.as_str() == TRIAL
-}
-
-/// What Synapse has against the files, each objection once.
-fn refusal(verdicts: &[Verdict], prepared: &Prepared, running: &Deployment) -> Option<String> {
-    let mut objections: Vec<(&str, &[String], Vec<UnitName>)> = Vec::new();
-    for verdict in verdicts {
-        let Some(problem) = &verdict.problem else { continue };
-        let unit = unit_of(&verdict.file);
-        match objections.iter_mut().find(|(known, ..)| known == problem) {
-            Some((_, _, units)) => units.push(unit),
-            None => objections.push((problem, &verdict.path, vec![unit])),
-        }
-    }
-    if objections.is_empty() {
-        return None;
-    }
-    let problem = |(what, path, units): (&str, &[String], Vec<UnitName>)| {
-        let what = prepared.target.without_secrets(&format!("Synapse refuses this: {}", what.trim_end()));
-        let whose = compressed(&units);
-        let remedy = format!("it concerns {whose}");
-        Problem::error(place(what.as_str(), path, &prepared.target, running), what, remedy)
-    };
-    let problems: Vec<Problem> = objections.into_iter().map(problem).collect();
-    Some(Document { name: prepared.name.clone(), text: prepared.text.clone() }.print(&problems))
-}
-
-fn unit_of(file: &Path) -> UnitName {
-    UnitName::new(file.file_stem().unwrap_or_default().to_string_lossy())
-}
-
-/// Whether somebody's words name a file that a setting names.
-fn names(held: &Effective, what: &str) -> bool {
-    held.value.split(['"', '\'']).any(|text| text.starts_with('/') && what.contains(text))
-}
-
-/// Where the setting stands that Synapse names, or that its words name if they name one only, or a file of it; or that is
-/// the only one which is another than before.
-fn place(what: &str, path: &[String], target: &Deployment, running: &Deployment) -> Option<Range<usize>> {
-    let said = |key: &str| {
-        let edge = |c: char| !(c.is_alphanumeric() || c == '_');
-        what.split(edge).any(|word| word == key)
-    };
-    let same = |one: &Effective, other: &Effective| one.key == other.key && one.value == other.value;
-    let before = |held: &Effective| running.effective.iter().any(|was| was.table == TABLE && same(was, held));
-    let only = |meant: &dyn Fn(&Effective) -> bool| {
-        let mut all = target.effective.iter().filter(|held| held.table == TABLE && meant(held));
-        let one = all.next().filter(|_| all.next().is_none())?;
-        match &one.origin {
-            Origin::At(place) => Some(place.clone()),
-            Origin::Default(_) | Origin::Preset(_) | Origin::From(_) => None,
-        }
-    };
-    path.first()
-        .and_then(|first| only(&|held| held.key == *first))
-        .or_else(|| only(&|held| said(&held.key)))
-        .or_else(|| only(&|held| names(held, what)))
-        .or_else(|| only(&|held| !before(held)))
 }

@@ -219,30 +219,69 @@ def test_a_container_is_stopped_and_retired_by_docker(from_sqlite: World) -> Non
     programs.mkdir()
     told = programs / "told"
     docker = programs / "docker"
+    made = programs / "made"
+    made.write_text("true 0 ", encoding="utf-8")
     docker.write_text(
-        f'#!/bin/sh\necho "$*" >>{told}\ncase $1 in\nstop) exec {world.old.stop_command};;\n'
-        f"start) exec {world.old.start_command};;\nesac\n",
+        f'#!/bin/sh\necho "$*" >>{told}\ncase $1 in\ninspect) exec cat {made};;\n'
+        f"stop) exec {world.old.stop_command};;\nstart) exec {world.old.start_command};;\nesac\n",
         encoding="utf-8",
     )
     docker.chmod(0o755)
     flags = [flag for flag in world.new.flags if not flag.startswith("--old-")]
     environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
 
-    def migrate(*options: str) -> None:
-        subprocess.run(
-            world.new.command("migrate", *flags, "--old-container=synapse", *options),
-            env=environment,
-            check=True,
-            timeout=600,
+    def migrate(*options: str) -> subprocess.CompletedProcess[str]:
+        command = world.new.command("migrate", *flags, "--old-container=synapse", *options)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
 
-    migrate("--go")
+    # Mutation: whether it is removed not asked: seen red.
+    refused = migrate("--go")
+    assert "removed when it stops" in refused.stderr, refused
+    assert world.old.pid()
+    made.write_text("false 5 on-failure", encoding="utf-8")
+    told.unlink()
+    assert migrate("--go").returncode == 0
     world.assert_all_there()
-    assert told.read_text().splitlines() == ["stop --time 60 synapse", "update --restart=no synapse"]
-    migrate("--back")
+    asked, *rest = told.read_text().splitlines()
+    assert asked.startswith("inspect "), asked
+    assert rest == ["update --restart=no synapse", "stop --time 60 synapse"]
+    told.unlink()
+    assert migrate("--back").returncode == 0
     world.old.wait_ready()
     world.assert_all_there()
-    assert told.read_text().splitlines()[2:] == ["start synapse", "update --restart=unless-stopped synapse"]
+    assert told.read_text().splitlines() == ["update --restart=on-failure:5 synapse", "start synapse"]
+
+
+def test_what_synapse_would_refuse_is_said_while_the_old_server_serves(from_sqlite: World) -> None:
+    # Mutation: nobody had Synapse read it: seen red (the old server is stopped).
+    world = from_sqlite
+    world.new.synapse += '\n[synapse.retention]\nenabled = true\ndefault_policy.min_lifetime = "soon"\n'
+    world.new.write()
+    refused = world.new.migrate("--go")
+    assert refused.returncode == 78, refused
+    assert "Synapse refuses this" in refused.stderr, refused
+    assert "synvisor.toml:" in refused.stderr, refused
+    assert world.old.pid()
+    assert not (world.new.state / "migration.json").exists()
+    assert not list((world.new.state / "check").iterdir())
+
+
+def test_an_old_server_that_has_come_back_is_stopped_again(from_sqlite: World) -> None:
+    # Mutation: who has the database not asked for: seen red (what it has written is missing).
+    world = from_sqlite
+    command = world.new.command("migrate", *world.new.flags, "--go")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and "stop" not in world.done():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert "start" not in world.done()
+    world.old.start()
+    world.alice.send(world.room, "of meanwhile")
+    assert "has come back" in went(world, "--go")
+    world.assert_all_there("of meanwhile")
 
 
 def test_commands_of_the_journal_are_nobody_elses(from_sqlite: World) -> None:

@@ -3,6 +3,7 @@
 use crate::host::holding::Act;
 use crate::host::import::Note;
 use crate::host::old;
+use crate::host::retire;
 use crate::host::transfer;
 use crate::host::transfer::Job;
 use crate::moving::media;
@@ -44,12 +45,11 @@ impl Move<'_> {
             }
         }
         self.return_media(&journal)?;
+        // Before it is started, which what keeps it away would prevent.
+        retire::release(&journal.old).map_err(|why| fail(&why))?;
         if journal.is_down() {
             old::run(&journal.old.start()).map_err(|why| fail(&why))?;
             fact("old server", "started");
-        }
-        if let Some([_, command]) = journal.old.retire().filter(|_| journal.has(Step::HandOver)) {
-            old::run(&command).map_err(|why| fail(&why))?;
         }
         if matches!(journal.data, Data::Sqlite(_)) && journal.has(Step::Database) {
             // What was ported is old from now on.

@@ -9,7 +9,12 @@ use crate::host::holding::Holding;
 use crate::host::old::Settings;
 use crate::host::old::Store;
 use crate::host::port::Sqlite;
+use crate::host::reading;
+use crate::host::retire;
 use crate::host::schema;
+use crate::host::secrets;
+use crate::host::toml::Document;
+use crate::host::toml::Unusable;
 use crate::moving::media;
 use crate::moving::steps::Data;
 use crate::moving::steps::Journal;
@@ -17,9 +22,11 @@ use crate::moving::steps::Old;
 use crate::sys::fs;
 
 use super::super::Exit;
+use super::super::config;
 use super::super::output;
 use super::super::output::fail;
 use super::Move;
+use super::SERVICE_START;
 
 impl Move<'_> {
     /// Looks at both sides while the old server serves; nothing is changed.
@@ -81,6 +88,23 @@ impl Move<'_> {
         })
     }
 
+    /// What this server would not start with is said before the old one stops.
+    pub(super) fn may_start(&self) -> Result<(), Exit> {
+        let Self { usable, place, venv, .. } = self;
+        let service = place.users.synapse.as_ref().filter(|_| self.arguments.new_start == SERVICE_START);
+        let closed = service.map_or(Ok(Vec::new()), |user| secrets::closed_to(user, &usable.parsed.files));
+        let mut problems = closed.map_err(|why| fail(&why))?;
+        if problems.is_empty() {
+            let version = venv.synapse.as_deref().unwrap_or_default();
+            problems = reading::read(usable, version, &place.users).map_err(|why| fail(&why))?;
+        }
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let document = Document { name: self.path.display().to_string(), text: usable.text.clone() };
+        Err(config::refuse(&Unusable::Problems(document, problems)))
+    }
+
     /// Other servers know the old signing key, and would take another one for somebody else's.
     fn same_key(&self, settings: &Settings, base: &Path) -> Result<(), Exit> {
         let Some(old) = settings.signing_key(base) else {
@@ -107,10 +131,10 @@ impl Move<'_> {
     fn old(&self) -> Result<Old, Exit> {
         let arguments = self.arguments;
         if !arguments.old_unit.is_empty() {
-            return Ok(Old::Units(arguments.old_unit.clone()));
+            return retire::units(&arguments.old_unit).map_err(|why| fail(&why));
         }
         if !arguments.old_container.is_empty() {
-            return Ok(Old::Containers(arguments.old_container.clone()));
+            return retire::containers(&arguments.old_container).map_err(|why| fail(&why));
         }
         match (&arguments.old_stop, &arguments.old_start) {
             (Some(stop), Some(start)) => Ok(Old::Commands { stop: stop.clone(), start: start.clone() }),
