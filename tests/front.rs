@@ -18,12 +18,13 @@ use synvisor::router;
 
 const SPLIT: &str = "server_name = \"example.com\"\npublic_baseurl = \"https://matrix.example.com/\"\n";
 
-/// Name, file, and whether port 8448 is wanted.
-const SETUPS: [(&str, &str, bool); 4] = [
-    ("same-host", "server_name = \"example.com\"\n", false),
-    ("same-host-8448", "server_name = \"example.com\"\n", true),
-    ("split-host", SPLIT, false),
-    ("split-host-8448", SPLIT, true),
+/// Name, file, whether port 8448 is wanted, and by what else it is reached.
+const SETUPS: [(&str, &str, bool, &[(&str, u16)]); 5] = [
+    ("same-host", "server_name = \"example.com\"\n", false, &[]),
+    ("same-host-8448", "server_name = \"example.com\"\n", true, &[]),
+    ("split-host", SPLIT, false, &[]),
+    ("split-host-8448", SPLIT, true, &[]),
+    ("split-host-also-8448", SPLIT, false, &[("matrix.example.com", 8448)]),
 ];
 
 /// What only some have.
@@ -43,9 +44,19 @@ matrix_authentication_service.secret_path = \"/etc/mas\"
 ";
 
 fn printed(text: &str, server: Server, federation_port: bool) -> Result<String, String> {
+    printed_also(text, server, federation_port, &[])
+}
+
+fn printed_also(
+    text: &str,
+    server: Server,
+    federation_port: bool,
+    also: &[(&str, u16)],
+) -> Result<String, String> {
+    let also: Vec<(String, u16)> = also.iter().map(|(host, port)| ((*host).to_owned(), *port)).collect();
     let parsed = Config::parse(text, Path::new("/etc/synvisor"));
     let parsed = parsed.unwrap_or_else(|problems| panic!("{}", problem::print_all(&problems, "f", text)));
-    front::front(&parsed, server, federation_port).map_err(|problem| problem.print("f", text))
+    front::front(&parsed, server, federation_port, &also).map_err(|problem| problem.print("f", text))
 }
 
 #[test]
@@ -54,10 +65,10 @@ fn configurations_are_as_they_were() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/front");
     let mut expected: BTreeSet<PathBuf> = BTreeSet::new();
     let mut differing = Vec::new();
-    let setups = SETUPS.into_iter().chain([("rare", RARE, false)]);
-    for (name, text, federation_port) in setups {
+    let setups = SETUPS.into_iter().chain([("rare", RARE, false, &[][..])]);
+    for (name, text, federation_port, also) in setups {
         for server in Server::ALL {
-            let found = printed(text, server, federation_port).unwrap_or_else(|problem| problem);
+            let found = printed_also(text, server, federation_port, also).unwrap_or_else(|problem| problem);
             let path = golden.join(format!("{name}.{}", server.name()));
             if std::env::var_os("UPDATE").is_some() {
                 fs::create_dir_all(&golden).unwrap();
@@ -102,9 +113,14 @@ fn the_command_line_prints_it_or_says_why_not() {
         (text(output.stdout), text(output.stderr), output.status.code().unwrap())
     };
     for server in Server::ALL {
-        for (flag, wanted) in [(vec![], false), (vec!["--federation-port"], true)] {
-            let found = run(SPLIT, &[vec![server.name()], flag].concat());
-            assert_eq!(found, (printed(SPLIT, server, wanted).unwrap(), String::new(), 0));
+        for (flags, wanted, also) in [
+            (vec![], false, &[][..]),
+            (vec!["--federation-port"], true, &[]),
+            (vec!["--also", "b.org:1", "--also", "[::1]:2"], false, &[("b.org", 1), ("[::1]", 2)]),
+        ] {
+            let found = run(SPLIT, &[vec![server.name()], flags].concat());
+            let expected = printed_also(SPLIT, server, wanted, also).unwrap();
+            assert_eq!(found, (expected, String::new(), 0));
         }
     }
     let (out, err, code) = run("server_nam = \"a.org\"\n", &["nginx"]);
@@ -112,6 +128,7 @@ fn the_command_line_prints_it_or_says_why_not() {
     assert!(err.contains("synvisor.toml:1:1: error:"), "{err}");
     assert_eq!(run("server_name = \"a.org\"\npublic_baseurl = \"https://a.org/b\"\n", &["caddy"]).2, 78);
     assert_eq!(run(SPLIT, &["lighttpd"]).2, 64);
+    assert_eq!(run(SPLIT, &["caddy", "--also", "b.org"]).2, 64);
 }
 
 #[test]

@@ -434,6 +434,65 @@ fn jinja_beyond_a_plain_reference_is_left_and_told_of() {
 }
 
 #[test]
+fn what_the_playbook_worked_out_is_told_of_once() {
+    // Mutations, each seen red: an entry for the path of a secret too; another one for the host of mails; the port for other
+    // servers always 8448.
+    let report = |more: &str| {
+        let text = format!("matrix_domain: a.b\nmatrix_homeserver_generic_secret_key: x\n{more}");
+        let source = Source { path: "/p/vars.yml".to_owned(), text, place: Place::Named };
+        import::read(&[source], &[]).unwrap().translate(&BTreeMap::new(), None)
+    };
+    let Imported { report: told, toml, .. } = report("");
+    let entries = |part: &str| -> Vec<&str> {
+        told.entries.iter().filter(|entry| entry.name.contains(part)).map(|entry| &*entry.text).collect()
+    };
+    for (part, said) in [
+        ("macaroon_secret_key", "put it into secrets/macaroon_secret_key beside"),
+        ("registration_shared_secret", "the playbook derived it"),
+        ("form_secret", "the playbook derived it"),
+        ("email.smtp_host", "install a mail server"),
+        ("database.args.password", "its homeserver.yaml has it"),
+        ("serve_server_wellknown", "--also matrix.a.b:8448"),
+    ] {
+        let texts = entries(part);
+        assert_eq!(texts.len(), 1, "{part}: {texts:?}");
+        assert!(texts[0].contains(said), "{part}: {texts:?}");
+    }
+    assert!(toml.contains("macaroon_secret_key_file = \"secrets/macaroon_secret_key\""), "{toml}");
+    let other = report("matrix_federation_public_port: 443\n").report.print("");
+    assert!(!other.contains("--also") && other.contains("servers to matrix.a.b:443,"), "{other}");
+}
+
+#[test]
+fn a_bridge_that_is_a_name_within_docker_is_told_of() {
+    // Mutations, each seen red: registrations not read; told of outside of containers too.
+    let path = "/matrix/bridge/registration.yaml".to_owned();
+    let entries = |setting: &str, registration: Result<String, String>| {
+        let text = format!("server_name: a.b\napp_service_config_files: [{path}]\n{setting}\n");
+        let source =
+            Source { path: "/matrix/synapse/config/homeserver.yaml".to_owned(), text, place: Place::Named };
+        let found = import::read(&[source], &[(path.clone(), path.clone())]).unwrap();
+        assert!(found.wanted().contains(&path));
+        found.translate(&[(path.clone(), registration)].into(), None).report.print("")
+    };
+    let container = "media_store_path: /matrix-media-store-parent/media-store";
+    let url = |url: &str| Ok(format!("id: x\nurl: {url}\n"));
+    let told = entries(container, url("http://matrix-bridge:29328"));
+    assert!(told.contains("has http://matrix-bridge:29328, which is a place within Docker"), "{told}");
+    assert!(told.contains("--also"), "{told}");
+    for (setting, registration) in [
+        (container, url("http://bridge.example.com:29328")),
+        (container, url("null")),
+        ("", url("http://matrix-bridge:29328")),
+    ] {
+        let told = entries(setting, registration);
+        assert!(!told.contains("within Docker"), "{told}");
+    }
+    let told = entries("", Err("cannot read it".to_owned()));
+    assert!(told.contains("cannot read it, and Synapse does not start without it"), "{told}");
+}
+
+#[test]
 fn what_nobody_could_use_as_it_is_has_to_be_looked_at() {
     // Mutations, each seen red: a path of the container that is nowhere here taken as it is; packages not thought of.
     let text = "server_name: a.b\nsigning_key_path: /data/a.b.signing.key\n\

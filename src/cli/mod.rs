@@ -267,6 +267,9 @@ enum Verb {
         /// Have other servers come by port 8448 of server_name, so that nobody has to tell them where to go.
         #[arg(long)]
         federation_port: bool,
+        /// An address by which it is to be reached as well, like one that other servers remember from an old installation.
+        #[arg(long, value_name = "HOST:PORT", value_parser = front::address)]
+        also: Vec<(String, u16)>,
     },
     /// Add users, change them, list them; for root and synvisor's own user.
     User {
@@ -420,7 +423,7 @@ pub fn main() -> ExitCode {
         Verb::Routes { verify: true } => routes::verify(&path),
         Verb::Check { json } => config::check(&path, json),
         Verb::Config { verb: ConfigVerb::Show { json } } => config::show(&path, json),
-        Verb::Front { server, federation_port } => front::print(&path, server, federation_port),
+        Verb::Front { server, federation_port, also } => front::print(&path, server, federation_port, &also),
         Verb::User { verb } => users::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb),
         Verb::RegisterToken { verb } => {
             registration_tokens::run(&path, std::env::var_os("CREDENTIALS_DIRECTORY").as_ref(), verb)

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config::roles::WorkerKind;
 
+use super::mdad;
 use super::report::Entry;
 use super::report::Verdict;
 use super::yaml;
@@ -54,6 +55,8 @@ pub(super) struct Installation {
     pub(super) container: bool,
     /// The directory of the first file: relative paths start there, and a signing key that nobody names lies there.
     pub(super) directory: String,
+    /// Secrets that are somewhere, by their settings, and why they are not at hand.
+    pub(super) elsewhere: BTreeMap<&'static str, String>,
     /// What is known of some settings before they are looked at.
     pub(super) notes: Vec<Note>,
     /// What is no setting of Synapse at all.
@@ -103,6 +106,8 @@ impl Installation {
         if inside(parent) && !known(parent) {
             let beside = Path::new(&self.directory).parent().unwrap_or(Path::new("/")).join("storage");
             found.push((parent.to_owned(), beside.to_string_lossy().into_owned()));
+            let text = mdad::found_at(self, mdad::FEDERATION_PORT);
+            self.notes.push(Note { path: mdad::WELL_KNOWN.to_owned(), verdict: Verdict::Left, text });
         }
         self.container |= !found.is_empty();
         self.mounts.extend(found);

@@ -15,6 +15,7 @@ use super::installation::Said;
 use super::jinja;
 use super::report::Entry;
 use super::report::Verdict;
+use super::services;
 use super::source::Source;
 use super::variables::Row;
 use super::variables::Told;
@@ -36,6 +37,22 @@ struct Variable<'s> {
 
 const ENCRYPTED: &str = "it is encrypted by ansible-vault: `ansible-vault decrypt` a copy of the file and import that, or write \
                          its value into a file of mode 0600 that the TOML names";
+
+/// What a server in front of the playbook's Synapse told of in its place.
+pub(super) const WELL_KNOWN: &str = "serve_server_wellknown";
+/// The playbook's `matrix_federation_public_port`, unless somebody says another.
+pub(super) const FEDERATION_PORT: i64 = 8448;
+
+/// How others have found a homeserver of the playbook's, and will look for it at first (Matrix specification, server-server API,
+/// "Resolving server names": an answer may be kept for 48 hours).
+pub(super) fn found_at(found: &Installation, port: i64) -> String {
+    let host = services::host_of(found.text("public_baseurl").unwrap_or_default());
+    let also = if port == 443 { String::new() } else { format!(" --also {host}:{port}") };
+    format!(
+        "a web server of the playbook sent other servers to {host}:{port}, which they remember for up to two days: `synvisor front \
+         SERVER{also}` prints what yours has to answer. Add what else of {host} you keep"
+    )
+}
 
 struct Book<'a, 's> {
     found: &'a mut Installation,
@@ -186,11 +203,12 @@ impl Book<'_, '_> {
                         nothing limits them now: write caches.cache_autotuning into [synapse], or max_memory into [units.all]";
             self.note("caches.cache_autotuning", Verdict::Left, text);
         }
-        if self.found.get("serve_server_wellknown").is_none() {
-            let text = "a web server of the playbook answered /.well-known/matrix: `synvisor front SERVER` prints what yours has to \
-                        answer, or write serve_server_wellknown = true into [synapse]";
-            self.note("serve_server_wellknown", Verdict::Left, text);
-        }
+        let port = self
+            .value("matrix_federation_public_port")
+            .and_then(|port| port.int())
+            .unwrap_or(FEDERATION_PORT);
+        let text = found_at(self.found, port);
+        self.note(WELL_KNOWN, Verdict::Left, &text);
         if self.found.get("turn_uris").is_none() {
             let text = "the playbook has a TURN server where calls or Jitsi want one, and works out its addresses and secret: if \
                         its homeserver.yaml has turn_uris, write that and turn_shared_secret into [synapse]";
@@ -204,14 +222,12 @@ impl Book<'_, '_> {
             match &macaroon {
                 Some(macaroon) => self.put(secret, Value::Text(macaroon.clone())),
                 None => {
-                    let path = format!("{secret}_path");
-                    self.put(&path, Value::Text(format!("{}/{secret}", self.found.directory)));
-                    let text = if self.has(&format!("matrix_synapse_{secret}")) {
+                    let why = if self.has(&format!("matrix_synapse_{secret}")) {
                         "what the variable holds cannot be read here"
                     } else {
-                        "the playbook derived it from matrix_homeserver_generic_secret_key: its homeserver.yaml has it"
+                        "the playbook derived it from matrix_homeserver_generic_secret_key, and its homeserver.yaml has it"
                     };
-                    self.note(&path, Verdict::Left, text);
+                    self.found.elsewhere.insert(secret, why.to_owned());
                 }
             }
         }
@@ -226,8 +242,8 @@ impl Book<'_, '_> {
             self.note("database.args.host", Verdict::Left, text);
         }
         if self.found.text("database.args.password").is_none() {
-            let text = "the playbook derived the password: write it into a file of mode 0600 and name that as password_file in \
-                        [database], or let PostgreSQL know the user synvisor by its system user";
+            let text = "the playbook derived the password, and its homeserver.yaml has it: write it into a file of mode 0600, \
+                        and name that as password_file in [database]";
             self.note("database.args.password", Verdict::Left, text);
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::config::secret::Secret;
 
+mod appservices;
 mod docker;
 mod document;
 mod files;
@@ -125,7 +126,7 @@ fn complete(found: &Installation) -> Result<(), String> {
 }
 
 impl Found {
-    /// Files of this machine that have to be read: of logs and of secrets.
+    /// Files of this machine that have to be read: of logs, of secrets, and registrations of application services.
     pub fn wanted(&self) -> Vec<String> {
         let from = &self.0;
         let mut paths: Vec<&str> = Secret::ALL
@@ -137,6 +138,8 @@ impl Found {
             |worker: &installation::WorkerFile| yaml::get(&worker.settings, "worker_log_config").cloned();
         let logs: Vec<yaml::Value> = from.workers.iter().filter_map(of_worker).collect();
         paths.extend(logs.iter().filter_map(yaml::Value::text));
+        let registrations = from.get(appservices::FILES).map(yaml::Value::list).unwrap_or_default();
+        paths.extend(registrations.iter().filter_map(yaml::Value::text));
         let mut wanted: Vec<String> = paths.into_iter().map(|path| from.here(path)).collect();
         if from.get("signing_key_path").is_none() {
             wanted.extend(secrets::default_signing_key(from));

@@ -58,7 +58,14 @@ impl Translator<'_> {
                         format!("{why}: put the secret at {file} beside the TOML, mode 0600"),
                     );
                 }
-                None => self.note(setting, Verdict::Changed, made_anew(secret)),
+                None => match self.from.elsewhere.get(setting) {
+                    Some(why) => {
+                        let text = format!("{why}: put it into {file} beside the TOML, mode 0600");
+                        self.document.secrets.insert(secret.key().to_owned(), file.into());
+                        self.note(setting, Verdict::Left, text);
+                    }
+                    None => self.note(setting, Verdict::Changed, made_anew(secret)),
+                },
             }
         }
         self.document.secrets.insert("signing_key_required".to_owned(), true.into());

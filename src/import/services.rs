@@ -2,6 +2,8 @@
 
 use toml::Table;
 
+use crate::config::host_and_port;
+
 use super::report::Verdict;
 use super::translate::Translator;
 use super::yaml;
@@ -329,6 +331,13 @@ impl Translator<'_> {
             self.document.unit(scope).insert("log_level".to_owned(), level.into());
         }
     }
+}
+
+/// The host in a URL.
+pub(super) fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split('/').next().unwrap_or_default();
+    host_and_port(authority).map_or(authority, |(host, _)| host)
 }
 
 /// A host that only a network of containers knows, or a path that only a container has.

@@ -57,6 +57,7 @@ pub(super) fn translate(from: &Installation, files: &Files, signing_key: Option<
     translator.own_secrets(signing_key);
     translator.workers();
     translator.redis();
+    translator.registrations();
     for (name, value) in &from.settings {
         translator.setting(name, value);
     }
@@ -316,7 +317,9 @@ impl Translator<'_> {
             self.note(path, Verdict::Changed, noted);
             return mapped.into();
         }
-        if let Some(host) = self.from.container.then(|| host(key, text)).flatten() {
+        // What a source has made of it is known to be of this machine.
+        let told = self.from.notes.iter().any(|note| note.path == path);
+        if let Some(host) = self.from.container.then(|| host(key, text)).flatten().filter(|_| !told) {
             let noted =
                 format!("{host} means something else within a container: write how this machine reaches it");
             self.note(path, Verdict::Left, noted);
@@ -368,10 +371,10 @@ impl Translator<'_> {
 
 /// The host that a value names, if it is one that only containers reach by this name.
 fn host<'t>(key: &str, text: &'t str) -> Option<&'t str> {
-    let host = match text.split_once("://") {
-        Some((_, rest)) => rest.split(['/', ':']).next()?,
-        None if key == "smtp_host" => text,
-        None => return None,
+    let host = match text.contains("://") {
+        true => services::host_of(text),
+        false if key == "smtp_host" => text,
+        false => return None,
     };
     (!host.is_empty() && services::is_local_name(host)).then_some(host)
 }

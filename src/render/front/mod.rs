@@ -82,15 +82,21 @@ impl Front {
 
 /// The configuration of a web server in front of the router.
 ///
-/// With `federation_port` other servers come by port 8448 of `server_name`, and need not be told where to go.
+/// With `federation_port` other servers come by port 8448 of `server_name`, and need not be told where to go; `also` are
+/// further hosts and ports by which the homeserver is reached.
 ///
 /// # Errors
 /// The configuration is a good one, and no web server can stand in front of it as it is.
-pub fn front(parsed: &Parsed, server: Server, federation_port: bool) -> Result<String, Problem> {
+pub fn front(
+    parsed: &Parsed,
+    server: Server,
+    federation_port: bool,
+    also: &[(String, u16)],
+) -> Result<String, Problem> {
     let config = &parsed.config;
     let front = Front {
         router: router(parsed)?,
-        sites: sites::sites(parsed, federation_port)?,
+        sites: sites::sites(parsed, federation_port, also)?,
         largest_body: config.max_upload_size().max(LARGEST_TRANSACTION),
     };
     let body = match server {
@@ -100,9 +106,10 @@ pub fn front(parsed: &Parsed, server: Server, federation_port: bool) -> Result<S
         Server::Apache => apache::body(&front),
         Server::Traefik => traefik::body(&front, parsed)?,
     };
-    let flag = if federation_port { " --federation-port" } else { "" };
+    let mut flags = if federation_port { " --federation-port".to_owned() } else { String::new() };
+    also.iter().for_each(|(host, port)| flags.push_str(&format!(" --also {host}:{port}")));
     let mut text = format!(
-        "# Made by `synvisor front {}{flag}`: make it anew when server_name, public_baseurl or [[listen]] changes.\n",
+        "# Made by `synvisor front {}{flags}`: make it anew when server_name, public_baseurl or [[listen]] changes.\n",
         server.name()
     );
     for note in notes(config, front.router) {

@@ -45,7 +45,11 @@ impl Site {
 ///
 /// # Errors
 /// `public_baseurl` is not the root of a site with TLS.
-pub(super) fn sites(parsed: &Parsed, federation_port: bool) -> Result<Vec<Site>, Problem> {
+pub(super) fn sites(
+    parsed: &Parsed,
+    federation_port: bool,
+    also: &[(String, u16)],
+) -> Result<Vec<Site>, Problem> {
     let config = &parsed.config;
     let (public, public_port) = public(parsed)?;
     let (own, named_port) = host_and_port(&config.server_name).unwrap_or((&config.server_name, None));
@@ -78,6 +82,19 @@ pub(super) fn sites(parsed: &Parsed, federation_port: bool) -> Result<Vec<Site>,
             share: Share::WellKnown,
             delegation: (!direct).then(|| format!("{public}:{public_port}")),
         }),
+    }
+    for (host, port) in also {
+        let host = host.to_ascii_lowercase();
+        let is_there = |site: &&mut Site| site.host == host && site.ports.contains(port);
+        if let Some(site) = sites.iter_mut().find(is_there) {
+            site.share = Share::Whole;
+        } else if let Some(site) =
+            sites.iter_mut().find(|site| site.host == host && site.share == Share::Whole)
+        {
+            site.ports.push(*port);
+        } else {
+            sites.push(whole(&host, *port));
+        }
     }
     Ok(sites)
 }
@@ -122,6 +139,10 @@ mod tests {
 
     /// `host:port,port what`, a site a line; what is `whole` or `well-known`, and whom servers are told.
     fn of(server_name: &str, rest: &str, federation_port: bool) -> String {
+        with(server_name, rest, federation_port, &[])
+    }
+
+    fn with(server_name: &str, rest: &str, federation_port: bool, also: &[(&str, u16)]) -> String {
         let text = format!("server_name = \"{server_name}\"\n{rest}");
         let parsed = Config::parse(&text, Path::new("/")).unwrap();
         let line = |site: &Site| {
@@ -130,7 +151,8 @@ mod tests {
             let told = site.delegation.iter().map(|target| format!(" {target}")).collect::<String>();
             format!("{}:{} {share}{told}", site.host, ports.join(","))
         };
-        match sites(&parsed, federation_port) {
+        let also: Vec<(String, u16)> = also.iter().map(|(host, port)| ((*host).to_owned(), *port)).collect();
+        match sites(&parsed, federation_port, &also) {
             Ok(sites) => sites.iter().map(line).collect::<Vec<_>>().join("\n"),
             Err(problem) => problem.what,
         }
@@ -181,5 +203,17 @@ mod tests {
         }
         assert!(of("a.org", &public("http://a.org"), false).contains("without TLS"));
         assert!(of("a.org", &public("https://a.org/matrix"), false).contains("below a path"));
+    }
+
+    #[test]
+    fn an_address_that_others_remember_is_served_too() {
+        // Mutations: a site of its own for a host that has one; what is there already left as it is: each seen red.
+        let split = public("https://m.a.org");
+        let with = |also: &[(&str, u16)]| with("a.org", &split, false, also);
+        assert_eq!(with(&[("M.a.org", 8448)]), "m.a.org:443,8448 whole\na.org:443 well-known m.a.org:443");
+        assert_eq!(with(&[("m.a.org", 443)]), with(&[]));
+        assert_eq!(with(&[("a.org", 443)]), "m.a.org:443 whole\na.org:443 whole m.a.org:443");
+        let apart = "m.a.org:443 whole\na.org:443 well-known m.a.org:443\na.org:8448,99 whole";
+        assert_eq!(with(&[("a.org", 8448), ("a.org", 99)]), apart);
     }
 }
