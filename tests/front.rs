@@ -18,8 +18,11 @@ use synvisor::router;
 
 const SPLIT: &str = "server_name = \"example.com\"\npublic_baseurl = \"https://matrix.example.com/\"\n";
 
+/// Hosts and ports by which a homeserver is reached as well.
+type Also = &'static [(&'static str, u16)];
+
 /// Name, file, whether port 8448 is wanted, and by what else it is reached.
-const SETUPS: [(&str, &str, bool, &[(&str, u16)]); 5] = [
+const SETUPS: [(&str, &str, bool, Also); 5] = [
     ("same-host", "server_name = \"example.com\"\n", false, &[]),
     ("same-host-8448", "server_name = \"example.com\"\n", true, &[]),
     ("split-host", SPLIT, false, &[]),
