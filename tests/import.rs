@@ -459,13 +459,15 @@ fn what_the_playbook_worked_out_is_told_of_once() {
         assert!(texts[0].contains(said), "{part}: {texts:?}");
     }
     assert!(toml.contains("macaroon_secret_key_file = \"secrets/macaroon_secret_key\""), "{toml}");
-    let other = report("matrix_federation_public_port: 443\n").report.print("");
-    assert!(!other.contains("--also") && other.contains("servers to matrix.a.b:443,"), "{other}");
+    for port in ["443", "'443'"] {
+        let other = report(&format!("matrix_federation_public_port: {port}\n")).report.print("");
+        assert!(!other.contains("--also") && other.contains("servers to matrix.a.b:443,"), "{other}");
+    }
 }
 
 #[test]
 fn a_bridge_that_is_a_name_within_docker_is_told_of() {
-    // Mutations, each seen red: registrations not read; told of outside of containers too.
+    // Mutations, each seen red: registrations not read; told of outside of containers too; names with an underscore missed.
     let path = "/matrix/bridge/registration.yaml".to_owned();
     let entries = |setting: &str, registration: Result<String, String>| {
         let text = format!("server_name: a.b\napp_service_config_files: [{path}]\n{setting}\n");
@@ -477,12 +479,19 @@ fn a_bridge_that_is_a_name_within_docker_is_told_of() {
     };
     let container = "media_store_path: /matrix-media-store-parent/media-store";
     let url = |url: &str| Ok(format!("id: x\nurl: {url}\n"));
-    let told = entries(container, url("http://matrix-bridge:29328"));
-    assert!(told.contains("has http://matrix-bridge:29328, which is a place within Docker"), "{told}");
-    assert!(told.contains("--also"), "{told}");
+    for name in ["matrix-bridge", "matrix_bridge"] {
+        for shown in [format!("http://{name}:29328"), format!("https://u:p@{name}:1/x")] {
+            let told = entries(container, url(&shown));
+            let said = format!("has {name} for its url, which is a place within Docker");
+            assert!(told.contains(&said), "{shown}: {told}");
+            assert!(told.contains("--also"), "{told}");
+        }
+    }
     for (setting, registration) in [
         (container, url("http://bridge.example.com:29328")),
         (container, url("null")),
+        (container, url("''")),
+        (container, url("http://[2001:db8::7]:29328")),
         ("", url("http://matrix-bridge:29328")),
     ] {
         let told = entries(setting, registration);

@@ -72,7 +72,8 @@ fn carry_out(path: &Path, usable: &Usable, arguments: &BackupArguments) -> Resul
     };
     let programs = postgres::programs(holding.server, &held).map_err(|why| fail(&why))?;
     let directory = std::path::absolute(&arguments.directory).map_err(|error| fail(&error.to_string()))?;
-    // Those above it are root's, and synvisor's user has to get through.
+    // Those above it are root's, and synvisor's user has to get through, whatever root's umask.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     directory.parent().map_or(Ok(()), fs::make_directory).map_err(|error| fail(&error.to_string()))?;
     // What is made from here on is nobody else's.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));

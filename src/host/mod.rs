@@ -19,7 +19,6 @@ pub mod postgres;
 pub mod program;
 pub mod provision;
 pub mod python;
-pub mod reading;
 pub mod retire;
 pub mod schema;
 pub mod secrets;

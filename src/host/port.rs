@@ -136,10 +136,14 @@ impl Port<'_> {
 
     fn run(&self, settings: &Path, say: &mut dyn FnMut(&str)) -> Result<(), String> {
         let mut command = python::command(&self.config.python.venv, self.user);
-        command.env_clear().env("PYTHONUNBUFFERED", "1").stdin(Stdio::null());
+        let main = self.config.units.of(UnitName::main().as_str(), None);
+        command.env_clear().envs(main.environment).env("PYTHONUNBUFFERED", "1").stdin(Stdio::null());
         process::end_with_us(&mut command, Signal::SIGKILL);
-        command.args(["-W", "ignore", "-m", "synapse._scripts.synapse_port_db", "--sqlite-database"]);
-        command.arg(self.layout.temporary().join(NAMES[0])).arg("--postgres-config").arg(settings);
+        command
+            .args(["-W", "ignore", "-c", SCRIPT, "--sqlite-database"])
+            .arg(self.layout.temporary().join(NAMES[0]))
+            .arg("--postgres-config")
+            .arg(settings);
         program::run(command, &mut |line| {
             // "events: 40% (400/1000)"; what it logs begins with the date.
             if !line.starts_with(|sign: char| sign.is_ascii_digit()) {
@@ -159,6 +163,13 @@ fn without_pauses(config: &Config) -> Config {
     }
     config
 }
+
+/// Synapse's own script. It loads the modules that the configuration names, which isolated mode leaves unfound.
+const SCRIPT: &str = r#"
+import os, runpy, sys
+sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+runpy.run_module("synapse._scripts.synapse_port_db", run_name="__main__", alter_sys=True)
+"#;
 
 /// A database, and what SQLite keeps beside it, under the names of the copy.
 const NAMES: [&str; 3] = ["port.db", "port.db-wal", "port.db-journal"];

@@ -38,7 +38,7 @@ fn container(name: &str) -> Result<Container, String> {
         ));
     }
     const FORMAT: &str = "{{.HostConfig.AutoRemove}} {{.HostConfig.RestartPolicy.MaximumRetryCount}} {{.HostConfig.RestartPolicy.Name}}";
-    let said = output(&["docker", "inspect", "--format", FORMAT, name].map(str::to_owned))?;
+    let said = output(&["docker", "container", "inspect", "--format", FORMAT, name].map(str::to_owned))?;
     let mut words = said.split_whitespace();
     let (removed, retries) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     if removed == "true" {
@@ -61,8 +61,7 @@ fn container(name: &str) -> Result<Container, String> {
 /// Of the file system, or what a command said.
 pub fn retire(old: &Old) -> Result<(), String> {
     for (path, text) in old.drop_ins() {
-        let directory = path.parent().unwrap_or(&path);
-        fs::make_directory(directory).map_err(|error| error.to_string())?;
+        path.parent().map_or(Ok(()), fs::make_directory).map_err(|error| error.to_string())?;
         fs::replace(&path, text.as_bytes(), 0o644, None).map_err(|error| error.to_string())?;
     }
     old.retire().iter().try_for_each(run)
@@ -71,10 +70,13 @@ pub fn retire(old: &Old) -> Result<(), String> {
 /// Lets it come back, whether or not all of [`retire`] was done.
 ///
 /// # Errors
-/// Likewise.
+/// Likewise, of each that cannot be let.
 pub fn release(old: &Old) -> Result<(), String> {
     for (path, _) in old.drop_ins() {
         fs::remove(&path).map_err(|error| error.to_string())?;
+        // The administrator may have others in it.
+        path.parent().into_iter().for_each(fs::remove_empty);
     }
-    old.release().iter().try_for_each(run)
+    let failed: Vec<String> = old.release().iter().filter_map(|command| run(command).err()).collect();
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
 }

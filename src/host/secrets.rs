@@ -81,14 +81,15 @@ pub fn look(files: &[Referred], user: &str, credentials: Option<&Path>) -> Found
     found
 }
 
-/// Which of the files that the TOML names the service cannot read as this user, whatever we may.
+/// Which of the files that the TOML names the service, as this user, is not let read, whatever we may.
 ///
 /// # Errors
 /// The kernel does not let us look as that user.
 pub fn closed_to(user: &User, files: &[Referred]) -> Result<Vec<Problem>, String> {
     let look = |file: &Referred| match &file.source {
         SecretSource::File(path) => {
-            let error = fs::readable(path).err()?;
+            let error =
+                fs::readable(path).err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)?;
             let what = format!("{error}, as {} who runs the service", user.name);
             let remedy = format!("chown {} {}", user.name, path.display());
             Some(Problem::error(file.place.clone(), what, remedy))

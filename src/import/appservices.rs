@@ -28,9 +28,10 @@ impl Translator<'_> {
     fn registration(&mut self, path: &str, text: &str) {
         let Ok(registration) = yaml::parse(text) else { return };
         let Some(url) = registration.at("url").and_then(Value::text) else { return };
-        if self.from.container && services::is_local_name(services::host_of(url)) {
+        let host = services::host_of(url);
+        if self.from.container && !host.is_empty() && services::is_local_name(host) {
             let text = format!(
-                "{path} has {url}, which is a place within Docker: have that port published on 127.0.0.1, and write that as url; \
+                "{path} has {host} for its url, which is a place within Docker: have that port published on 127.0.0.1, and write that as url; \
                  and tell the program that its homeserver is at an address that its container reaches, like the gateway of its \
                  network, with a [[listen]] there"
             );

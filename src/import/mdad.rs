@@ -205,7 +205,7 @@ impl Book<'_, '_> {
         }
         let port = self
             .value("matrix_federation_public_port")
-            .and_then(|port| port.int())
+            .and_then(|port| port.int().or_else(|| port.text()?.parse().ok()))
             .unwrap_or(FEDERATION_PORT);
         let text = found_at(self.found, port);
         self.note(WELL_KNOWN, Verdict::Left, &text);

@@ -337,7 +337,12 @@ impl Translator<'_> {
 pub(super) fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split('/').next().unwrap_or_default();
-    host_and_port(authority).map_or(authority, |(host, _)| host)
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    match host_and_port(host) {
+        Some((host, _)) => host,
+        // Docker's names may have underscores.
+        None => host.split(':').next().unwrap_or_default(),
+    }
 }
 
 /// A host that only a network of containers knows, or a path that only a container has.

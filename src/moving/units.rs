@@ -6,14 +6,13 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// Units that belong or depend together, in whatever way.
-const NEIGHBOURS: [&str; 14] = [
-    "After",
-    "Before",
+/// Units that belong together or need each other (systemd.unit(5)).
+const KIN: [&str; 13] = [
     "BindsTo",
     "BoundBy",
     "ConsistsOf",
     "PartOf",
+    "PropagatesStopTo",
     "RequiredBy",
     "Requires",
     "Requisite",
@@ -23,26 +22,37 @@ const NEIGHBOURS: [&str; 14] = [
     "WantedBy",
     "Wants",
 ];
-/// Those of them that stop when a unit is stopped (systemd.unit(5)).
-const FOLLOWERS: [&str; 4] = ["BoundBy", "ConsistsOf", "RequiredBy", "RequisiteOf"];
+/// Units that are only started in an order.
+const ORDERED: [&str; 2] = ["After", "Before"];
+/// Those that stop when a unit is stopped.
+const FOLLOWERS: [&str; 5] = ["BoundBy", "ConsistsOf", "PropagatesStopTo", "RequiredBy", "RequisiteOf"];
 
-/// In the commands of whoever starts a process of Synapse, in a container or not: its modules, and the scripts of its package
+/// In the command that starts a process of Synapse, in a container or not: its modules, and the scripts of its package
 /// (1.163: `[project.scripts]` in `pyproject.toml`).
-const PROGRAMS: [&str; 3] = ["synapse.app.", "synapse_homeserver", "synapse_worker"];
+const MAIN: [&str; 2] = ["synapse.app.homeserver", "synapse_homeserver"];
+const WORKER: [&str; 2] = ["synapse.app.", "synapse_worker"];
 
 /// An old server as units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
     /// Whatever runs Synapse, or was named.
     pub synapse: Vec<String>,
-    /// What is to be started to have it as it was; beside Synapse whoever stops with it.
+    /// Those of them that are to be started to have it as it was.
     pub running: Vec<String>,
+    /// Whoever runs, is no part of it and stops with it, like bridges.
+    pub followers: Vec<String>,
 }
+
+/// What else is asked of a unit.
+const OWN: [&str; 6] = ["Id", "Names", "LoadState", "ActiveState", "ExecStartPre", "ExecStart"];
 
 /// What `systemctl show` is asked of each unit.
 pub fn properties() -> String {
-    let own = ["Id", "Names", "LoadState", "ActiveState", "ExecStartPre", "ExecStart"];
-    own.into_iter().chain(NEIGHBOURS).collect::<Vec<_>>().join(",")
+    OWN.into_iter().chain(KIN).chain(ORDERED).collect::<Vec<_>>().join(",")
+}
+
+fn is_property(name: &str) -> bool {
+    OWN.contains(&name) || KIN.contains(&name) || ORDERED.contains(&name)
 }
 
 /// The name of a unit as systemd writes it out.
@@ -54,23 +64,27 @@ pub fn full_name(name: &str) -> String {
     }
 }
 
-/// The units that were named, and every one that runs Synapse and has to do with one of these: one that stays would write to the
-/// database of the new server.
+/// The units that were named, and every one that runs Synapse and belongs to one of these: one that stays would write to the
+/// database of the new server. Who is only started before or after belongs to it as a worker; a main process may be that of
+/// another homeserver.
 ///
 /// # Errors
 /// There is no such unit.
 pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
-    let units: Vec<Unit<'_>> = shown.split("\n\n").map(Unit::of).collect();
+    let blocks = blocks(shown);
+    let units: Vec<Unit<'_>> = blocks.iter().map(|block| Unit::of(block)).collect();
     let by_name: BTreeMap<&str, &Unit<'_>> =
         units.iter().flat_map(|unit| unit.words("Names").map(move |name| (name, unit))).collect();
     let mut synapse: Vec<&Unit<'_>> = Vec::new();
     for name in named {
-        let unit = by_name.get(full_name(name).as_str()).filter(|unit| unit.get("LoadState") == "loaded");
-        let unit = unit.ok_or_else(|| {
-            format!(
-                "systemd has no unit {name}\n  systemctl list-units '*synapse*' shows how they are called"
-            )
-        })?;
+        let unit = by_name.get(full_name(name).as_str()).copied();
+        let Some(unit) = unit.filter(|unit| unit.get("LoadState") == "loaded") else {
+            let state = unit.map_or("not-found", |unit| unit.get("LoadState"));
+            return Err(format!(
+                "systemd cannot start a unit {name} ({state})\n  \
+                 systemctl list-units --all '*synapse*' shows how they are called"
+            ));
+        };
         if synapse.iter().all(|held| held.get("Id") != unit.get("Id")) {
             synapse.push(unit);
         }
@@ -81,14 +95,44 @@ pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
         names.filter_map(|name| by_name.get(name).copied()).collect::<Vec<_>>()
     };
     let synapse = reached(synapse, |unit| {
-        let mut found = beside(unit, &NEIGHBOURS);
-        found.retain(|unit| unit.runs_synapse());
-        found
+        let mut found = beside(unit, &KIN);
+        found.retain(|unit| unit.runs(&MAIN) || unit.runs(&WORKER));
+        let mut ordered = beside(unit, &ORDERED);
+        ordered.retain(|unit| unit.runs(&WORKER) && !unit.runs(&MAIN));
+        [found, ordered].concat()
     });
     let stopping = reached(synapse.clone(), |unit| beside(unit, &FOLLOWERS));
-    let running = stopping.iter().filter(|unit| named.contains(unit.get("Id")) || unit.is_active());
-    let ids = |units: &[&Unit<'_>]| units.iter().map(|unit| unit.get("Id").to_owned()).collect();
-    Ok(Family { synapse: ids(&synapse), running: ids(&running.copied().collect::<Vec<_>>()) })
+    let (own, others) = stopping.split_at(synapse.len());
+    let runs = |unit: &&&Unit<'_>| named.contains(unit.get("Id")) || unit.is_active();
+    Ok(Family {
+        synapse: ids(own.iter()),
+        running: ids(own.iter().filter(runs)),
+        followers: ids(others.iter().filter(|unit| unit.is_active())),
+    })
+}
+
+fn ids<'u, 'a: 'u>(units: impl Iterator<Item = &'u &'u Unit<'a>>) -> Vec<String> {
+    units.map(|unit| unit.get("Id").to_owned()).collect()
+}
+
+/// What is shown of each unit, a property a line: commands may have lines of their own, and empty ones, as there is one between
+/// two units.
+fn blocks(shown: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    let mut after_gap = false;
+    for line in shown.lines() {
+        if line.split_once('=').is_some_and(|(name, _)| is_property(name)) {
+            match blocks.last_mut().filter(|_| !after_gap) {
+                Some(block) => block.push('\n'),
+                None => blocks.push(String::new()),
+            }
+        }
+        if let Some(block) = blocks.last_mut() {
+            block.push_str(line);
+        }
+        after_gap = line.is_empty();
+    }
+    blocks
 }
 
 /// These, and whatever comes after each, once.
@@ -128,10 +172,17 @@ impl<'a> Unit<'a> {
         !matches!(self.get("ActiveState"), "inactive" | "failed" | "")
     }
 
-    fn runs_synapse(&self) -> bool {
-        // There is a line for each command.
-        let mut commands = self.0.iter().filter(|(name, _)| name.starts_with("ExecStart"));
-        commands.any(|(_, command)| PROGRAMS.iter().any(|program| command.contains(program)))
+    /// Whether it starts one of these programs itself, or makes a container for it.
+    fn runs(&self, programs: &[&str]) -> bool {
+        // There is a line for each command, and some only wait for such a process.
+        let starts = |name: &str, command: &str| match name {
+            "ExecStart" => true,
+            "ExecStartPre" => [" create ", " run "].iter().any(|verb| command.contains(verb)),
+            _ => false,
+        };
+        self.0.iter().any(|(name, command)| {
+            starts(name, command) && programs.iter().any(|program| command.contains(program))
+        })
     }
 }
 
@@ -143,30 +194,34 @@ mod tests {
         format!("Id={id}\nNames={id} alias-of-{id}\nLoadState=loaded\nActiveState={state}\n{rest}\n")
     }
 
-    /// Those of a playbook, with a bridge, and a homeserver that has nothing to do with them.
+    /// Those of a playbook, with a bridge, and a homeserver that is only started later.
     fn shown() -> String {
         let run = |app: &str| {
-            format!("ExecStartPre={{ docker rm }}\nExecStartPre={{ docker run -m synapse.app.{app} }}")
+            format!(
+                "ExecStartPre={{ docker rm }}\nExecStartPre={{ docker create\n\n x run -m synapse.app.{app} }}\nExecStart={{ x }}"
+            )
         };
+        let wait = "ExecStartPre={ sh -c 'until pgrep synapse.app.homeserver' }\nExecStart={ mautrix }";
         [
             unit(
                 "matrix-synapse.service",
                 "active",
                 &format!(
-                    "{}\nWants=worker-1.service\nRequires=postgres.service\nRequiredBy=worker-1.service worker-2.service \
-                     bridge.service\nWantedBy=multi-user.target companion.service\nBefore=worker-1.service",
+                    "{}\nWants=worker-1.service\nRequires=postgres.service\nRequiredBy=worker-2.service bridge.service\n\
+                     WantedBy=multi-user.target companion.service\nBefore=worker-3.service other.service",
                     run("homeserver")
                 ),
             ),
             unit("worker-1.service", "active", &run("generic_worker")),
             unit("worker-2.service", "failed", &run("generic_worker")),
-            unit("bridge.service", "activating", "ExecStart={ mautrix }\nRequiredBy=bot.service idle.service"),
+            unit("worker-3.service", "active", "ExecStart={ /opt/bin/synapse_worker }"),
+            unit("bridge.service", "activating", &format!("{wait}\nRequiredBy=bot.service idle.service")),
             unit("bot.service", "active", ""),
             unit("idle.service", "inactive", ""),
             unit("companion.service", "active", "ExecStart={ nginx }"),
             unit("postgres.service", "active", "ExecStart={ postgres }"),
             unit("other.service", "active", &run("homeserver")),
-            "Id=gone.service\nNames=gone.service\nLoadState=not-found\nActiveState=inactive\n".to_owned(),
+            "Id=gone.service\nNames=gone.service\nLoadState=masked\nActiveState=inactive\n".to_owned(),
         ]
         .join("\n")
     }
@@ -178,13 +233,13 @@ mod tests {
 
     #[test]
     fn whatever_runs_synapse_and_belongs_together_is_one_server() {
-        // Mutations: neighbours not looked at; followers of followers left out; who did not run started: each seen red.
+        // Mutations: kin not looked at; who is ordered not looked at, or a main process among them taken; whoever waits for one
+        // taken for it; the rest of a command with an empty line lost; followers of followers left out: each seen red.
         let family = found(&["matrix-synapse"]).unwrap();
-        assert_eq!(family.synapse, ["matrix-synapse.service", "worker-1.service", "worker-2.service"]);
-        assert_eq!(
-            family.running,
-            ["matrix-synapse.service", "worker-1.service", "bridge.service", "bot.service"]
-        );
+        let workers = ["worker-2.service", "worker-1.service", "worker-3.service"];
+        assert_eq!(family.synapse, [&["matrix-synapse.service"][..], &workers].concat());
+        assert_eq!(family.running, ["matrix-synapse.service", "worker-1.service", "worker-3.service"]);
+        assert_eq!(family.followers, ["bridge.service", "bot.service"]);
     }
 
     #[test]
@@ -193,7 +248,7 @@ mod tests {
         let family = found(&["alias-of-companion", "idle.service", "companion"]).unwrap();
         assert_eq!(family.synapse, ["companion.service", "idle.service"]);
         assert_eq!(family.running, family.synapse);
-        assert!(found(&["gone"]).unwrap_err().contains("no unit gone"));
-        assert!(found(&["none"]).unwrap_err().contains("no unit none"));
+        assert!(found(&["gone"]).unwrap_err().contains("a unit gone (masked)"));
+        assert!(found(&["none"]).unwrap_err().contains("a unit none (not-found)"));
     }
 }

@@ -291,6 +291,11 @@ pub fn remove(path: &Path) -> Result<(), FsError> {
     }
 }
 
+/// Removes a directory, if it is empty.
+pub fn remove_empty(path: &Path) {
+    let _ = std::fs::remove_dir(path);
+}
+
 /// Removes a directory with all that is in it, and no link is followed; one that does not exist is fine.
 pub fn remove_all(path: &Path) -> Result<(), FsError> {
     match std::fs::remove_dir_all(path) {

@@ -108,7 +108,17 @@ def test_a_server_on_postgresql_moves_and_returns(from_postgres: World) -> None:
     assert "the move is done" in went(world, "--go")
     world.bob.send(world.room, "of after")
     later = world.bob.upload(PICTURE[::-1])
-    # Both have one database, so that nothing is lost.
+    # Both have one database: nothing is lost. Mutation: a return that was broken off forgotten: seen red.
+    script = Path(world.old.start_command.removeprefix("sh "))
+    starting = script.read_text(encoding="utf-8")
+    script.write_text("exit 1\n", encoding="utf-8")
+    broken = world.new.migrate("--back")
+    assert broken.returncode == 1, broken
+    assert "then --back again" in broken.stderr, broken
+    script.write_text(starting, encoding="utf-8")
+    refused = world.new.migrate("--go")
+    assert refused.returncode == 1, refused
+    assert "a return to the old server has begun" in refused.stderr, refused
     said = went(world, "--back")
     assert "The old server serves again" in said, said
     world.old.wait_ready()
@@ -146,6 +156,13 @@ def test_a_copy_of_the_database_is_not_taken_for_it(from_postgres: World) -> Non
 
 def test_a_server_on_sqlite_moves_and_says_what_a_return_would_lose(from_sqlite: World) -> None:
     world = from_sqlite
+    # Mutation: read without what finds a module: seen red.
+    module = world.new.directory / "ours" / "module.py"
+    module.parent.mkdir(mode=0o755)
+    module.write_text("class Module:\n    def __init__(self, config, api): pass\n", encoding="utf-8")
+    world.new.extra += f'\n[units.all.environment]\nPYTHONPATH = "{module.parent}"'
+    world.new.synapse = f'modules = [{{ module = "module.Module" }}]\n{world.new.synapse}'
+    world.new.write()
     went(world, "--go")
     before = contents(world.old.directory)["homeserver.db"]
     world.assert_all_there()
@@ -221,8 +238,10 @@ def test_a_container_is_stopped_and_retired_by_docker(from_sqlite: World) -> Non
     docker = programs / "docker"
     made = programs / "made"
     made.write_text("true 0 ", encoding="utf-8")
+    deadly = programs / "deadly"
     docker.write_text(
-        f'#!/bin/sh\necho "$*" >>{told}\ncase $1 in\ninspect) exec cat {made};;\n'
+        f'#!/bin/sh\necho "$*" >>{told}\ncase $1 in\ncontainer) exec cat {made};;\n'
+        f"update) test ! -e {deadly} || kill -9 $PPID;;\n"
         f"stop) exec {world.old.stop_command};;\nstart) exec {world.old.start_command};;\nesac\n",
         encoding="utf-8",
     )
@@ -241,11 +260,20 @@ def test_a_container_is_stopped_and_retired_by_docker(from_sqlite: World) -> Non
     assert "removed when it stops" in refused.stderr, refused
     assert world.old.pid()
     made.write_text("false 5 on-failure", encoding="utf-8")
+    # It ends by itself when it may not come back any more. Mutation: only what was stopped started: seen red.
+    deadly.touch()
+    assert migrate("--go").returncode == -signal.SIGKILL
+    world.old.stop()
+    deadly.unlink()
+    told.unlink()
+    assert migrate("--back").returncode == 0
+    world.old.wait_ready()
+    assert told.read_text().splitlines() == ["update --restart=on-failure:5 synapse", "start synapse"]
     told.unlink()
     assert migrate("--go").returncode == 0
     world.assert_all_there()
     asked, *rest = told.read_text().splitlines()
-    assert asked.startswith("inspect "), asked
+    assert asked.startswith("container inspect "), asked
     assert rest == ["update --restart=no synapse", "stop --time 60 synapse"]
     told.unlink()
     assert migrate("--back").returncode == 0
@@ -268,16 +296,21 @@ def test_what_synapse_would_refuse_is_said_while_the_old_server_serves(from_sqli
     assert not list((world.new.state / "check").iterdir())
 
 
-def test_an_old_server_that_has_come_back_is_stopped_again(from_sqlite: World) -> None:
-    # Mutation: who has the database not asked for: seen red (what it has written is missing).
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "not-started"])
+def test_an_old_server_that_has_come_back_is_stopped_again(from_sqlite: World, kill: bool) -> None:
+    # Mutations, each seen red: who has the database not asked for; what was ported taken for whole.
     world = from_sqlite
+    script = world.new.directory / "start.sh"
+    starting = script.read_text(encoding="utf-8")
+    script.write_text("exit 1\n", encoding="utf-8")
     command = world.new.command("migrate", *world.new.flags, "--go")
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while process.poll() is None and "stop" not in world.done():
+    while process.poll() is None and not (kill and "stop" in world.done()):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert "start" not in world.done()
+    assert kill or world.done()[-1] == "database"
+    script.write_text(starting, encoding="utf-8")
     world.old.start()
     world.alice.send(world.room, "of meanwhile")
     assert "has come back" in went(world, "--go")

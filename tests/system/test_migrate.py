@@ -104,7 +104,12 @@ def test_units_give_way_stay_away_and_return(world: World) -> None:
     remedy = "chown synvisor /etc/synvisor/signing_key"
     assert remedy in refused.stderr, refused
     assert remedy in world.machine.run("synvisor", "doctor", check=False).stdout
-    world.machine.run("chown", "synvisor", *(f"/etc/synvisor/{name}" for name in world.secrets))
+    # Mutation: without the groups that the service has: seen red.
+    *names, by_group = (f"/etc/synvisor/{name}" for name in world.secrets)
+    world.machine.run("chown", "synvisor", *names)
+    world.machine.run("usermod", "--append", "--groups=daemon", "synvisor")
+    world.machine.run("chgrp", "daemon", by_group)
+    world.machine.run("chmod", "640", by_group)
 
     said = world.migrate("--go")
     assert f"When they know where this one is: systemctl start {BRIDGE}.service" in said, said
@@ -120,6 +125,8 @@ def test_units_give_way_stay_away_and_return(world: World) -> None:
 
     # Mutation: the old server started before the drop-ins are gone: seen red.
     world.service.systemctl("stop", BRIDGE)
+    # Mutation: what does not run not disabled: seen red.
+    world.service.systemctl("stop", UNIT)
     said = world.migrate("--back")
     assert "The old server serves again" in said, said
     world.old.wait_ready()

@@ -9,7 +9,6 @@ use crate::host::holding::Holding;
 use crate::host::old::Settings;
 use crate::host::old::Store;
 use crate::host::port::Sqlite;
-use crate::host::reading;
 use crate::host::retire;
 use crate::host::schema;
 use crate::host::secrets;
@@ -22,6 +21,7 @@ use crate::moving::steps::Old;
 use crate::sys::fs;
 
 use super::super::Exit;
+use super::super::commands;
 use super::super::config;
 use super::super::output;
 use super::super::output::fail;
@@ -35,6 +35,11 @@ impl Move<'_> {
         let Some(from) = &arguments.from else {
             return Err(fail("no move has begun\n  synvisor migrate --from HOMESERVER_YAML …"));
         };
+        if commands::is_running(self.path)? {
+            return Err(fail(
+                "synvisor runs already, and a move begins with the old server alone\n  systemctl stop synvisor",
+            ));
+        }
         let from = from.canonicalize().map_err(|error| fail(&fs::at("find", from)(error).to_string()))?;
         let base = from.parent().unwrap_or(Path::new("/"));
         let settings = Settings::read(&from).map_err(|why| fail(&why))?;
@@ -81,6 +86,7 @@ impl Move<'_> {
             media,
             owner,
             done: Vec::new(),
+            returning: false,
             stopped: None,
             served: None,
             counts: std::collections::BTreeMap::new(),
@@ -90,13 +96,12 @@ impl Move<'_> {
 
     /// What this server would not start with is said before the old one stops.
     pub(super) fn may_start(&self) -> Result<(), Exit> {
-        let Self { usable, place, venv, .. } = self;
+        let Self { usable, place, .. } = self;
         let service = place.users.synapse.as_ref().filter(|_| self.arguments.new_start == SERVICE_START);
         let closed = service.map_or(Ok(Vec::new()), |user| secrets::closed_to(user, &usable.parsed.files));
         let mut problems = closed.map_err(|why| fail(&why))?;
         if problems.is_empty() {
-            let version = venv.synapse.as_deref().unwrap_or_default();
-            problems = reading::read(usable, version, &place.users).map_err(|why| fail(&why))?;
+            problems = self.objections().map_err(|why| fail(&why))?;
         }
         if problems.is_empty() {
             return Ok(());

@@ -18,7 +18,6 @@ use crate::moving::steps::Step;
 use crate::sys::users;
 
 use super::Exit;
-use super::commands;
 use super::config;
 use super::media::Place;
 use super::output;
@@ -26,10 +25,13 @@ use super::output::fail;
 
 mod back;
 mod look;
+mod reading;
 mod steps;
 
 /// What starts this server where nobody says something else: the service, as its own user.
 const SERVICE_START: &str = "systemctl enable --now synvisor";
+/// And what stops it, now and for the next boot.
+const SERVICE_STOP: &str = "systemctl disable --now synvisor";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct MigrateArguments {
@@ -60,7 +62,7 @@ pub(super) struct MigrateArguments {
     #[arg(long, value_name = "COMMAND", default_value = SERVICE_START)]
     new_start: String,
     /// What stops it again.
-    #[arg(long, value_name = "COMMAND", default_value = "systemctl disable --now synvisor")]
+    #[arg(long, value_name = "COMMAND", default_value = SERVICE_STOP)]
     new_stop: String,
     /// Leave out media that other servers have.
     #[arg(long)]
@@ -117,6 +119,11 @@ impl Move<'_> {
         let held = old::journal(&self.place.layout).map_err(|why| fail(&why))?;
         let mut journal = match held {
             Some(mut journal) => {
+                if journal.returning {
+                    return Err(fail(
+                        "a return to the old server has begun\n  synvisor migrate --back brings it to its end",
+                    ));
+                }
                 output::line(format!("taking up the move from {}", journal.from.display()));
                 self.expect_stopped(&mut journal)?;
                 journal
@@ -156,19 +163,6 @@ impl Move<'_> {
         Ok(Exit::Done)
     }
 
-    /// Takes back what counts on an old server that has stopped, if it has come back meanwhile and written.
-    fn expect_stopped(&self, journal: &mut Journal) -> Result<(), Exit> {
-        let started = journal.has(Step::Start) || commands::is_running(self.path)?;
-        if !journal.has(Step::Stop) || started {
-            return Ok(());
-        }
-        if let Some(who) = self.still_there(journal)? {
-            output::line(format!("the old server has come back ({who}), and has to stop again"));
-            journal.done.retain(|step| *step < Step::Stop);
-        }
-        Ok(())
-    }
-
     fn describe(&self, step: Step, journal: &Journal) -> String {
         let shell = |command: &Command| command.join(" ");
         let media = journal.media.display();
@@ -187,7 +181,7 @@ impl Move<'_> {
             },
             Step::Stop => {
                 let followers = journal.old.followers();
-                let also = match &*followers {
+                let also = match followers {
                     [] => String::new(),
                     followers => format!("; with it stop {}", followers.join(", ")),
                 };

@@ -48,11 +48,20 @@ impl Move<'_> {
                 }
                 self.keep(journal)?;
             }
-            Step::Retire => retire::retire(&journal.old).map_err(|why| fail(&why))?,
+            Step::Retire => retire::retire(&journal.old).map_err(|why| {
+                fail(&format!("{why}\n  the old server was not stopped; then the same again, or --back"))
+            })?,
             Step::Stop => self.stop(journal)?,
             Step::Rest => return self.bring(journal, true),
             Step::Database => self.database(journal)?,
-            Step::Start => self.start()?,
+            Step::Start => {
+                if let Some(who) = self.has_come_back(journal)? {
+                    return Err(fail(&format!(
+                        "the old server has come back: {who}\n  the same again stops it"
+                    )));
+                }
+                self.start()?;
+            }
             Step::Check => self.check(journal)?,
         }
         Ok(0)
@@ -97,6 +106,14 @@ impl Move<'_> {
                 Ok(holding.clients.get(&user).map(|count| format!("{count} connections of {user}")))
             }
         }
+    }
+
+    /// Who has the old database though the old server had stopped; none if nobody has, or this server.
+    pub(super) fn has_come_back(&self, journal: &Journal) -> Result<Option<String>, Exit> {
+        let who = self.still_there(journal)?;
+        // Asked last: it may come up meanwhile, and come to PostgreSQL as the same user.
+        let ours = who.is_some() && journal.data == Data::Shared && commands::is_running(self.path)?;
+        Ok(who.filter(|_| !ours))
     }
 
     fn database(&self, journal: &mut Journal) -> Result<(), Exit> {
