@@ -459,6 +459,11 @@ fn what_the_playbook_worked_out_is_told_of_once() {
         assert!(texts[0].contains(said), "{part}: {texts:?}");
     }
     assert!(toml.contains("macaroon_secret_key_file = \"secrets/macaroon_secret_key\""), "{toml}");
+    let published = report("postgres_container_postgres_bind_port: '127.0.0.1:5433'\n").toml;
+    assert!(
+        published.contains("host = \"127.0.0.1\"\n") && published.contains("port = 5433\n"),
+        "{published}"
+    );
     for port in ["443", "'443'"] {
         let other = report(&format!("matrix_federation_public_port: {port}\n")).report.print("");
         assert!(!other.contains("--also") && other.contains("servers to matrix.a.b:443,"), "{other}");

@@ -9,6 +9,8 @@ use crate::config::edit;
 use crate::host::builder::Builder;
 use crate::host::builder::Means;
 use crate::host::database;
+use crate::host::holding::Act;
+use crate::host::holding::Reach;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::media;
@@ -104,10 +106,22 @@ fn carry_out(path: &Path, answers: &Answers, means: &Means) -> Result<(), Exit> 
     let running = commands::is_running(path)?;
     output::line(if running {
         "\nWhat runs takes this up by: synvisor reload".to_owned()
+    } else if let Some(count) = in_use(&ready, user) {
+        format!(
+            "\nAnother Synapse serves with this database ({count} connections). It gives way by:\n  \
+             synvisor migrate --from HOMESERVER_YAML --old-unit UNIT    # or --old-container, --old-stop and --old-start"
+        )
     } else {
         next(path, config)
     });
     Ok(())
+}
+
+/// How many connections another Synapse has to the database.
+fn in_use(ready: &Usable, user: Option<&User>) -> Option<u64> {
+    let config = &ready.parsed.config;
+    let reach = Reach::of(config, &ready.secrets, user);
+    if config.database.is_embedded() { None } else { reach.look(Act::Look).ok()?.in_use() }
 }
 
 /// The text with a version of Synapse in it, unless it has one or names a virtualenv that is there.

@@ -186,7 +186,7 @@ pub(super) fn bring(place: &Place<'_>, source: &Path, wish: &Wish) -> Result<usi
     note.unsettled = pidfd::boot();
     note.write(layout, owner).map_err(|why| fail(&why))?;
     // The machine's clock may be ahead of what file systems write.
-    job.since = if ours && !note.moved { fs::modified(&layout.media_note()) } else { None };
+    job.since = if ours && !note.moved && !note.returned { fs::modified(&layout.media_note()) } else { None };
     let mut progress = Progress::start("media".to_owned());
     let done = transfer::carry_out(&job, &mut |done| progress.measure(done, whole));
     let seconds = progress.end();
@@ -194,6 +194,7 @@ pub(super) fn bring(place: &Place<'_>, source: &Path, wish: &Wish) -> Result<usi
     note.whole = true;
     note.unsettled = None;
     note.finished |= wish.finish && done.skipped.is_empty();
+    note.returned &= !note.finished;
     note.write(layout, owner).map_err(|why| fail(&why))?;
     fact("media", &said(&done, seconds));
     if let Some(how) = store::admit(layout, &to).map_err(|why| fail(&why))? {

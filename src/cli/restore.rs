@@ -185,7 +185,13 @@ fn database(place: &Place<'_>, usable: &Usable, archive: &Archive, manifest: &Ma
     {
         provision::provision(external).map_err(|why| fail(&why))?;
     }
-    let mut holding = reach.look(Act::Look).map_err(|why| fail(&why))?;
+    let mut holding = reach.look(Act::Look).map_err(|why| match &config.database {
+        Database::External(external) => {
+            let statements = provision::sql(external).join("\n    ");
+            fail(&format!("{why}\n  where they do not exist, as its administrator:\n    {statements}"))
+        }
+        Database::Embedded => fail(&why),
+    })?;
     if holding.unfinished {
         holding = reach.look(Act::Clear).map_err(|why| fail(&why))?;
     }

@@ -14,6 +14,9 @@ MARK = "synvisor_unfinished"
 # What Synapse's own script leaves in one that it fills.
 PORTING = "port_from_sqlite3"
 
+# Names of sessions that are no Synapse's, which gives itself none.
+TOOLS = ["psql", "pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup"]
+
 # What clients have made, by which it is known whether somebody has written since.
 COUNTS = {
     "events": "SELECT coalesce(max(stream_ordering), 0) FROM events",
@@ -61,9 +64,12 @@ def look():
     compat = (
         one("SELECT compat_version FROM schema_compat_version") if is_there("schema_compat_version") else None
     )
+    # What another role's session is, is hidden (null) from who is no member of that role.
     cursor.execute(
         "SELECT coalesce(usename, ''), count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND pid <> pg_backend_pid() AND backend_type = 'client backend' GROUP BY 1"
+        " AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend'"
+        " AND coalesce(application_name, '') <> ALL(%s) GROUP BY 1",
+        (TOOLS,),
     )
     clients = dict(cursor.fetchall())
     known = schema is not None and is_there("users") and is_there("events")

@@ -30,7 +30,7 @@ pub struct Holding {
     pub schema: Option<i64>,
     /// Which schema a Synapse must know at least to use it.
     pub oldest_code: i64,
-    /// How many connections each role has to it, ours left out.
+    /// How many connections each role has to it, ours and those of PostgreSQL's own programs left out.
     pub clients: BTreeMap<String, u64>,
     /// The newest uploads of this homeserver's users, by their ids.
     pub media: Vec<String>,
@@ -99,6 +99,16 @@ impl Holding {
         self.tables == 0
     }
 
+    /// As whom one came.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// How many connections somebody has to the data of a homeserver as the same user, who then is another Synapse.
+    pub fn in_use(&self) -> Option<u64> {
+        self.schema.and_then(|_| self.clients.get(&self.user).copied())
+    }
+
     /// Whether a Synapse can keep its data in it.
     ///
     /// # Errors
@@ -159,6 +169,15 @@ mod tests {
         let other = Holding { ctype: "en_US.UTF-8".into(), ..holding() };
         assert!(other.suits().unwrap_err().contains("character type en_US.UTF-8"));
         assert!(Holding { foreign: 2, ..holding() }.suits().unwrap_err().contains("REASSIGN OWNED"));
+    }
+
+    #[test]
+    fn who_comes_as_the_same_user_to_what_a_homeserver_holds_is_another_one() {
+        // Mutations, each seen red: an empty database; other roles.
+        let clients: BTreeMap<String, u64> = [("synvisor".into(), 5), ("exporter".into(), 1)].into();
+        assert_eq!(Holding { clients: clients.clone(), ..holding() }.in_use(), Some(5));
+        assert_eq!(Holding { clients: clients.clone(), schema: None, ..holding() }.in_use(), None);
+        assert_eq!(Holding { clients, user: "other".into(), ..holding() }.in_use(), None);
     }
 
     #[test]

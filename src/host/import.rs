@@ -27,6 +27,9 @@ pub struct Note {
     pub whole: bool,
     /// The old server had stopped, and it is done.
     pub finished: bool,
+    /// The old server has had its files back, so that the times of directories say nothing of whose they are.
+    #[serde(default)]
+    pub returned: bool,
     /// The run of the machine in which files were brought that may not be on the disk yet.
     pub unsettled: Option<String>,
 }
@@ -61,6 +64,7 @@ impl Note {
                 moved: false,
                 whole: false,
                 finished: false,
+                returned: false,
                 unsettled: None,
             }),
         }
@@ -182,6 +186,7 @@ mod tests {
             moved: false,
             whole: false,
             finished: false,
+            returned: false,
             unsettled,
         };
         assert!(!note(None).is_doubtful());

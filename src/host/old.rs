@@ -31,6 +31,14 @@ pub struct Settings {
     /// A relative path starts where Synapse was started.
     media_store_path: Option<PathBuf>,
     signing_key_path: Option<PathBuf>,
+    #[serde(default)]
+    listeners: Vec<Listener>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct Listener {
+    /// None of one at a Unix socket.
+    port: Option<u16>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -43,15 +51,17 @@ struct Database {
 struct Arguments {
     /// SQLite's file, or the name of a database (libpq takes both words).
     database: Option<String>,
+    dbname: Option<String>,
     user: Option<String>,
 }
 
 /// Where the old data are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Store {
-    /// In PostgreSQL, to which the old server comes as this user.
+    /// In this database of PostgreSQL, to which the old server comes as this user.
     Postgres {
         user: Option<String>,
+        name: Option<String>,
     },
     Sqlite(PathBuf),
 }
@@ -76,7 +86,11 @@ impl Settings {
         let args = |database: &Database| database.args.clone();
         match &self.database {
             Some(database) if database.name == "psycopg2" => {
-                Ok(Store::Postgres { user: args(database).and_then(|args| args.user) })
+                let args = args(database);
+                Ok(Store::Postgres {
+                    user: args.as_ref().and_then(|args| args.user.clone()),
+                    name: args.and_then(|args| args.dbname.or(args.database)),
+                })
             }
             Some(database) if database.name == "sqlite3" => {
                 let file = args(database).and_then(|args| args.database);
@@ -88,6 +102,11 @@ impl Settings {
             }
             None => Ok(Store::Sqlite(base.join("homeserver.db"))),
         }
+    }
+
+    /// Whether it listens on this port, which is free when it has stopped.
+    pub fn has_port(&self, port: u16) -> bool {
+        self.listeners.iter().any(|listener| listener.port == Some(port))
     }
 
     pub fn media(&self, base: &Path) -> PathBuf {
@@ -191,10 +210,12 @@ mod tests {
         let base = Path::new("/data");
         let postgres = settings(
             "server_name: a.b\ndatabase:\n  name: psycopg2\n  args: {user: synapse, dbname: s, cp_min: 5}\n\
-             media_store_path: /m\nother: [1]\n",
+             media_store_path: /m\nother: [1]\nlisteners: [{port: 8008}, {path: /s}]\n",
         );
-        assert_eq!(postgres.store(base).unwrap(), Store::Postgres { user: Some("synapse".to_owned()) });
+        let (user, name) = (Some("synapse".to_owned()), Some("s".to_owned()));
+        assert_eq!(postgres.store(base).unwrap(), Store::Postgres { user, name });
         assert_eq!(postgres.media(base), Path::new("/m"));
+        assert_eq!([8008, 9000].map(|port| postgres.has_port(port)), [true, false]);
         let none = settings("server_name: a.b\n");
         assert_eq!(none.store(base).unwrap(), Store::Sqlite("/data/homeserver.db".into()));
         assert_eq!(none.media(base), Path::new("/data/media_store"));

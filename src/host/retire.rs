@@ -16,8 +16,8 @@ use super::systemd;
 pub fn units(named: &[String]) -> Result<Old, String> {
     let full: Vec<String> = named.iter().map(|name| units::full_name(name)).collect();
     let property = format!("--property={}", units::properties());
-    // A pattern finds what is loaded, and a name what is not.
-    let asked = ["systemctl", "show", &property, "*.service", "*.target"].map(str::to_owned);
+    // A pattern finds what is loaded, which with --all does not have to run, and a name what is not.
+    let asked = ["systemctl", "show", "--all", &property, "*.service", "*.target"].map(str::to_owned);
     let shown = output(&[asked.as_slice(), &full].concat())?;
     units::family(&shown, named).map(Old::Units)
 }

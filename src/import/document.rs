@@ -61,10 +61,12 @@ impl Document {
 
 /// References to secrets on the line of their key.
 fn inline(table: &mut toml_edit::Table) {
-    for (_, item) in table.iter_mut() {
+    for (mut key, item) in table.iter_mut() {
         let refers = item.as_table().is_some_and(|table| table.len() == 1 && table.contains_key(SECRET_FILE));
         if refers {
             item.make_value();
+            // Else it is written as it stood in its header.
+            key.fmt();
             continue;
         }
         if let Some(table) = item.as_table_mut() {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::config::host_and_port;
 use crate::config::roles::WorkerKind;
 
 use super::docker::put;
@@ -236,10 +237,18 @@ impl Book<'_, '_> {
     fn database(&mut self) {
         self.put("database.name", Value::Text("psycopg2".to_owned()));
         if self.found.text("database.args.host").is_none() {
-            self.put("database.args.host", Value::Text("/var/run/postgresql".to_owned()));
-            let text = "no source says where PostgreSQL is, and that of the playbook is within Docker: the one on this machine \
-                        is taken; write another into [database]";
-            self.note("database.args.host", Verdict::Left, text);
+            let published = self.text("postgres_container_postgres_bind_port").unwrap_or_default();
+            if let Some((host, Some(port))) = host_and_port(&published) {
+                self.put("database.args.host", Value::Text(host.to_owned()));
+                self.put("database.args.port", Value::Int(port.into()));
+                let text = "where the playbook publishes its PostgreSQL";
+                self.note("database.args.host", Verdict::Changed, text);
+            } else {
+                self.put("database.args.host", Value::Text("/var/run/postgresql".to_owned()));
+                let text = "no source says where PostgreSQL is, and that of the playbook is within Docker: the one on this machine \
+                            is taken; write another into [database]";
+                self.note("database.args.host", Verdict::Left, text);
+            }
         }
         if self.found.text("database.args.password").is_none() {
             let text = "the playbook derived the password, and its homeserver.yaml has it: write it into a file of mode 0600, \

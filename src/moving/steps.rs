@@ -122,6 +122,15 @@ impl Old {
         }
     }
 
+    /// As it is called.
+    pub fn names(&self) -> Vec<String> {
+        match self {
+            Self::Units(units) => units.synapse.clone(),
+            Self::Containers(all) => names(all),
+            Self::Commands { stop, start } => vec![stop.clone(), start.clone()],
+        }
+    }
+
     /// Whoever stops with it and is no part of it, like bridges.
     pub fn followers(&self) -> &[String] {
         match self {

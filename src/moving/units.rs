@@ -89,6 +89,13 @@ pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
             synapse.push(unit);
         }
     }
+    if let Some(unit) = synapse.iter().find(|unit| !unit.speaks_of_synapse()) {
+        let unit = unit.get("Id");
+        return Err(format!(
+            "neither the name nor a command of {unit} speaks of Synapse: is it the old server?\n  \
+             if it is: --old-stop 'systemctl stop {unit}' --old-start 'systemctl start {unit}'"
+        ));
+    }
     let named: BTreeSet<&str> = synapse.iter().map(|unit| unit.get("Id")).collect();
     let beside = |unit: &Unit<'_>, kinds: &[&str]| {
         let names = kinds.iter().flat_map(|kind| unit.words(kind));
@@ -96,9 +103,9 @@ pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
     };
     let synapse = reached(synapse, |unit| {
         let mut found = beside(unit, &KIN);
-        found.retain(|unit| unit.runs(&MAIN) || unit.runs(&WORKER));
+        found.retain(|unit| unit.runs(&MAIN) || unit.is_worker());
         let mut ordered = beside(unit, &ORDERED);
-        ordered.retain(|unit| unit.runs(&WORKER) && !unit.runs(&MAIN));
+        ordered.retain(|unit| unit.is_worker() && !unit.runs(&MAIN));
         [found, ordered].concat()
     });
     let stopping = reached(synapse.clone(), |unit| beside(unit, &FOLLOWERS));
@@ -172,6 +179,22 @@ impl<'a> Unit<'a> {
         !matches!(self.get("ActiveState"), "inactive" | "failed" | "")
     }
 
+    /// A container that somebody else makes shows no command: its unit has a name as is usual.
+    fn is_worker(&self) -> bool {
+        let name = self.get("Id");
+        self.runs(&WORKER) || name.contains("synapse") && name.contains("worker")
+    }
+
+    fn speaks_of_synapse(&self) -> bool {
+        let ours = self.words("Names").any(|name| name == "synvisor.service");
+        let said = |text: &str| ["synapse", "matrix", "homeserver"].iter().any(|word| text.contains(word));
+        !ours
+            && self
+                .0
+                .iter()
+                .any(|(name, text)| (*name == "Names" || name.starts_with("ExecStart")) && said(text))
+    }
+
     /// Whether it starts one of these programs itself, or makes a container for it.
     fn runs(&self, programs: &[&str]) -> bool {
         // There is a line for each command, and some only wait for such a process.
@@ -208,17 +231,20 @@ mod tests {
                 "active",
                 &format!(
                     "{}\nWants=worker-1.service\nRequires=postgres.service\nRequiredBy=worker-2.service bridge.service\n\
-                     WantedBy=multi-user.target companion.service\nBefore=worker-3.service other.service",
+                     WantedBy=multi-user.target companion.service\nBefore=worker-3.service other.service synapse-worker-4.service",
                     run("homeserver")
                 ),
             ),
             unit("worker-1.service", "active", &run("generic_worker")),
             unit("worker-2.service", "failed", &run("generic_worker")),
             unit("worker-3.service", "active", "ExecStart={ /opt/bin/synapse_worker }"),
+            unit("synapse-worker-4.service", "inactive", "ExecStart={ docker start --attach x }"),
             unit("bridge.service", "activating", &format!("{wait}\nRequiredBy=bot.service idle.service")),
             unit("bot.service", "active", ""),
             unit("idle.service", "inactive", ""),
-            unit("companion.service", "active", "ExecStart={ nginx }"),
+            unit("companion.service", "active", "ExecStart={ nginx matrix }"),
+            unit("matrix-idle.service", "inactive", ""),
+            unit("synvisor.service", "inactive", "ExecStart={ synvisor matrix }"),
             unit("postgres.service", "active", "ExecStart={ postgres }"),
             unit("other.service", "active", &run("homeserver")),
             "Id=gone.service\nNames=gone.service\nLoadState=masked\nActiveState=inactive\n".to_owned(),
@@ -236,7 +262,8 @@ mod tests {
         // Mutations: kin not looked at; who is ordered not looked at, or a main process among them taken; whoever waits for one
         // taken for it; the rest of a command with an empty line lost; followers of followers left out: each seen red.
         let family = found(&["matrix-synapse"]).unwrap();
-        let workers = ["worker-2.service", "worker-1.service", "worker-3.service"];
+        let workers =
+            ["worker-2.service", "worker-1.service", "worker-3.service", "synapse-worker-4.service"];
         assert_eq!(family.synapse, [&["matrix-synapse.service"][..], &workers].concat());
         assert_eq!(family.running, ["matrix-synapse.service", "worker-1.service", "worker-3.service"]);
         assert_eq!(family.followers, ["bridge.service", "bot.service"]);
@@ -244,11 +271,15 @@ mod tests {
 
     #[test]
     fn who_was_named_counts_whatever_it_runs() {
-        // Mutations: an alias taken for another unit; what does not run left out of what is started: each seen red.
-        let family = found(&["alias-of-companion", "idle.service", "companion"]).unwrap();
-        assert_eq!(family.synapse, ["companion.service", "idle.service"]);
+        // Mutations: an alias taken for another unit; what does not run left out of what is started; what speaks of no Synapse
+        // taken; this very service taken: each seen red.
+        let family = found(&["alias-of-companion", "matrix-idle.service", "companion"]).unwrap();
+        assert_eq!(family.synapse, ["companion.service", "matrix-idle.service"]);
         assert_eq!(family.running, family.synapse);
         assert!(found(&["gone"]).unwrap_err().contains("a unit gone (masked)"));
         assert!(found(&["none"]).unwrap_err().contains("a unit none (not-found)"));
+        for strange in ["postgres", "synvisor"] {
+            assert!(found(&[strange]).unwrap_err().contains("speaks of Synapse"), "{strange}");
+        }
     }
 }

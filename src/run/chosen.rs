@@ -64,7 +64,7 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
     Ok(Chosen { usable, fallen_back: None })
 }
 
-fn is_applied(generation: &Generation) -> bool {
+pub(super) fn is_applied(generation: &Generation) -> bool {
     generation.result == GenerationResult::Applied
 }
 

@@ -15,11 +15,14 @@ use crate::control;
 use crate::forkserver;
 use crate::host::database;
 use crate::host::generations::Generations;
+use crate::host::holding::Act;
+use crate::host::holding::Reach;
 use crate::host::layout::Layout;
 use crate::host::layout::Users;
 use crate::host::secrets;
 use crate::host::state;
 use crate::host::systemd;
+use crate::host::toml::Usable;
 use crate::host::venv;
 use crate::host::venv::Venv;
 use crate::plan::Deployment;
@@ -88,6 +91,27 @@ pub struct ForTests {
     pub milestones: Option<u64>,
 }
 
+/// Two Synapses on one database ruin it. Whoever comes to it when this homeserver never has is another one: that of before, which
+/// this one is to take the place of.
+fn is_unused(usable: &Usable, users: &Users) -> Result<(), StartError> {
+    let config = &usable.parsed.config;
+    if config.database.is_embedded() {
+        return Ok(());
+    }
+    let reach = Reach::of(config, &usable.secrets, users.synapse.as_ref());
+    // One that does not answer is waited for later.
+    let Ok(holding) = reach.look(Act::Look) else { return Ok(()) };
+    match holding.in_use() {
+        Some(count) => Err(StartError::Config(format!(
+            "{}: another Synapse seems to serve with it ({count} connections of {}), and two would ruin it\n  \
+             synvisor migrate has that one give way; or stop it, or whoever else comes to it as this user, for the first start",
+            reach.shown(),
+            holding.user()
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// Runs the homeserver until it is told to stop; `inherited` is what was kept for us, by name.
 ///
 /// # Errors
@@ -151,6 +175,9 @@ pub fn supervise(
     if launch.upgraded {
         // Python has taken its time for that, where the machine is busy. Before READY=1 this would begin what it is to hold off.
         watchdog::feed();
+    }
+    if survivors.is_none() && !generations.list().iter().any(chosen::is_applied) {
+        is_unused(&usable, &users)?;
     }
     let mut listeners = Listeners::default();
     listeners.take_back(&mut kept.tcp, &config.listen);

@@ -126,32 +126,60 @@ def test_a_server_on_postgresql_moves_and_returns(from_postgres: World) -> None:
     assert world.alice.download(later) == PICTURE[::-1]
     if ROOT_USER:
         assert {path.stat().st_uid for path in world.old.media.rglob("*")} == {owner()[0]}
-    # And once more.
+    # And once more, with what was given back. Mutation: those files taken for unchanged: seen red.
     went(world, "--go")
     world.assert_all_there("of after")
+    assert world.alice.download(later) == PICTURE[::-1]
+    another = world.new.cli("migrate", f"--from={world.old.yaml}", "--old-container=another")
+    assert "a move from another server has begun" in another.stderr, another
+    (world.new.state / "migration.json").unlink()
+    refused = world.new.migrate("--go")
+    assert (refused.returncode, "synvisor runs already" in refused.stderr) == (1, True), refused
 
 
 def test_a_copy_of_the_database_is_not_taken_for_it(from_postgres: World) -> None:
-    # Mutation: nobody asked who is connected: seen red (the move begins).
+    # Mutations, each seen red: nobody asked who is connected; sessions of psql counted.
     world = from_postgres
     directory = json.loads(world.old.yaml.read_text(encoding="utf-8"))["database"]["args"]["host"]
-    world.old.stop()
-    copied = [psql(), "-h", directory, "-U", "synapse", "-d", "postgres", "-c"]
-    subprocess.run([*copied, "CREATE DATABASE copy TEMPLATE synapse"], check=True, stdout=subprocess.DEVNULL)
-    world.old.start()
-    world.alice.send(world.room, "after the copy")
     right = world.new.services
+    with contextlib.closing(Services(prepare())) as others:
+        others.directory.chmod(0o755)
+        dump = subprocess.run(
+            [Path(psql()).with_name("pg_dump"), "-h", directory, "-U", "synapse", "synapse"],
+            check=True,
+            capture_output=True,
+        )
+        client = [psql(), "-h", str(others.directory), "-U", "synapse", "-d", "synapse", "--quiet"]
+        subprocess.run(client, input=dump.stdout, check=True, stdout=subprocess.DEVNULL)
+        world.alice.send(world.room, "after the copy")
+        world.new.services = right.replace(directory, str(others.directory))
+        world.new.write()
+        with subprocess.Popen(client, stdin=subprocess.PIPE) as somebody:
+            refused = world.new.migrate("--go")
+            somebody.communicate()
+        assert refused.returncode == 1, refused
+        assert "a copy of its database" in refused.stderr, refused
     world.new.services = right.replace('name = "synapse"', 'name = "copy"')
     world.new.write()
     refused = world.new.migrate("--go")
-    assert refused.returncode == 1, refused
-    assert "a copy of its database" in refused.stderr, refused
+    assert "the database of the old server is synapse" in refused.stderr, refused
     assert world.old.pid()
     assert not (world.new.state / "migration.json").exists()
     world.new.services = right
     world.new.write()
     went(world, "--go")
     world.assert_all_there("after the copy")
+
+
+def test_nobody_starts_beside_the_old_server(from_postgres: World) -> None:
+    # Mutation: who comes to the database not asked for: seen red (it serves as soon as the port is free).
+    world = from_postgres
+    said = world.new.cli("supervise")
+    assert said.returncode == 78, said
+    assert "another Synapse seems to serve with it" in said.stderr, said
+    world.old.stop()
+    world.new.start().wait_ready()
+    assert world.bob.messages(world.room) == ["of before"]
 
 
 def test_a_server_on_sqlite_moves_and_says_what_a_return_would_lose(from_sqlite: World) -> None:

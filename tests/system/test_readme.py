@@ -91,6 +91,22 @@ def test_a_fresh_debian_has_a_homeserver_in_less_than_ten_commands(machine: Mach
     assert alice.user in shell.run("sudo synvisor user list --admins", {})
 
 
+def test_who_moves_in_is_told_how(machine: Machine, shell: Terminal) -> None:
+    # Mutation: nobody asked who comes to the database: seen red (it says how to start).
+    shell.run("systemctl stop synvisor", {})
+    session = "import psycopg2, time; held = psycopg2.connect(dbname='synapse'); time.sleep(600)"
+    python = "exec /var/lib/synvisor/venvs/*/bin/python"
+    machine.run("systemd-run", "--unit=another", "--uid=synvisor", "sh", "-c", f'{python} -c "{session}"')
+    said = ""
+    for _ in range(20):
+        said = shell.run("sudo synvisor init --yes", {}, seconds=300)
+        if "can be started" not in said:
+            break
+    assert "Another Synapse serves with this database (1 connections)" in said, said
+    machine.run("systemctl", "stop", "another")
+    shell.run("systemctl start synvisor", {})
+
+
 def test_uploads_may_lie_elsewhere(machine: Machine, shell: Terminal) -> None:
     # Mutation: no drop-in written: seen red.
     place = "/data/media"

@@ -22,20 +22,26 @@ use super::super::commands;
 use super::super::output;
 use super::super::output::fact;
 use super::super::output::fail;
+use super::super::progress::Progress;
 use super::Move;
 use super::SERVICE_STOP;
+use super::steps::GOODBYE;
+
+/// How often one asks whether the old server has its database again: for two minutes.
+const GREETINGS: u32 = 240;
 
 impl Move<'_> {
     pub(super) fn back(&self) -> Result<Exit, Exit> {
         let layout = &self.place.layout;
         let Some(mut journal) = old::journal(layout).map_err(|why| fail(&why))? else {
-            return Err(fail("no move has begun, so that there is nothing to return from"));
+            return Err(fail(
+                "no move has begun, so that there is nothing to return from\n  units that one has kept away have a drop-in, \
+                 /etc/systemd/system/UNIT.d/synvisor.conf: remove it, then systemctl daemon-reload",
+            ));
         };
         // While it still serves, so that nobody is away for a refusal.
         self.allowed(&journal)?;
-        if journal.has(Step::Database) {
-            self.give_way(&mut journal)?;
-        }
+        self.give_way(&mut journal)?;
         self.return_media(&journal)?;
         self.make_old(&journal)?;
         // What is left is done by whoever takes this up, and once.
@@ -93,6 +99,7 @@ impl Move<'_> {
         }
         let mut note = Note::of(&self.place.layout, &journal.media, false).map_err(|why| fail(&why))?;
         note.finished = false;
+        note.returned = true;
         note.write(&self.place.layout, self.place.users.synapse.as_ref()).map_err(|why| fail(&why))
     }
 
@@ -104,8 +111,24 @@ impl Move<'_> {
         };
         if starts {
             old::run(&journal.old.start()).map_err(|why| fail(&format!("{why}\n  then --back again")))?;
-            fact("old server", "started");
         }
+        let mut progress = Progress::start("old server    starting".to_owned());
+        let mut there = false;
+        for _ in 0..GREETINGS {
+            there = self.still_there(journal)?.is_some();
+            if there {
+                break;
+            }
+            std::thread::sleep(GOODBYE);
+            progress.say("it has not opened its database yet");
+        }
+        progress.end();
+        if !there {
+            return Err(fail(
+                "the old server was started, and does not open its database\n  its log says why; then --back again",
+            ));
+        }
+        fact("old server", "started");
         for follower in journal.old.followers() {
             if let Err(why) =
                 old::run(&["systemctl".to_owned(), "start".to_owned(), follower.clone()].to_vec())

@@ -1,5 +1,6 @@
 //! Whether two servers fit, seen while the old one serves; nothing is changed.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -54,6 +55,7 @@ impl Move<'_> {
             )));
         }
         self.same_key(&settings, base)?;
+        self.name_taken(&settings);
         let old = self.old()?;
         let media = arguments.old_media.clone().unwrap_or_else(|| settings.media(base));
         let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
@@ -69,8 +71,8 @@ impl Move<'_> {
                 self.may_port(&file)?;
                 Data::Sqlite(file)
             }
-            Store::Postgres { user } => {
-                self.may_share(user.as_deref())?;
+            Store::Postgres { user, name } => {
+                self.may_share(user.as_deref(), name.as_deref())?;
                 Data::Shared
             }
         };
@@ -108,6 +110,20 @@ impl Move<'_> {
         }
         let document = Document { name: self.path.display().to_string(), text: usable.text.clone() };
         Err(config::refuse(&Unusable::Problems(document, problems)))
+    }
+
+    /// Names addresses that somebody has who may not be the old server: with them this one could not start.
+    fn name_taken(&self, settings: &Settings) {
+        let others =
+            self.place.config.listen.iter().filter(|listen| !settings.has_port(listen.address.port()));
+        for address in others.map(|listen| listen.address) {
+            if let Err(error) = TcpListener::bind(address) {
+                output::problem(format!(
+                    "synvisor cannot have {address} of [[listen]] now: {error}\n  \
+                     unless what has it stops with the old server, have it stop first, or write another address"
+                ));
+            }
+        }
     }
 
     /// Other servers know the old signing key, and would take another one for somebody else's.
@@ -180,9 +196,18 @@ impl Move<'_> {
         holding.suits().map_err(|why| fail(&format!("{}: {why}", self.reach.shown())))
     }
 
-    /// Whether this Synapse can go on with the database of the old one, which comes to it as `user`.
-    fn may_share(&self, user: Option<&str>) -> Result<(), Exit> {
+    /// Whether this Synapse can go on with the database `name` of the old one, which comes to it as `user`.
+    fn may_share(&self, user: Option<&str>, name: Option<&str>) -> Result<(), Exit> {
         let shown = self.reach.shown();
+        if let (Some(theirs), Database::External(ours)) = (name, &self.place.config.database)
+            && ours.name != theirs
+        {
+            return Err(fail(&format!(
+                "the database of the old server is {theirs}, and [database] names {}: in a copy of its database whatever it \
+                 still writes would be missing\n  name the very database of the old server",
+                ours.name
+            )));
+        }
         let holding = self.reach.look(Act::Look).map_err(|why| fail(&why))?;
         let Some(found) = holding.schema else {
             return Err(fail(&format!(
@@ -203,7 +228,8 @@ impl Move<'_> {
                 "the old server has no connection to {shown}: it does not run, or this is a copy of its database, in which \
                  whatever it still writes would be missing\n  \
                  start the old server, and name its very database in [database]; one that has stopped for good and whose \
-                 data are there already needs no more than `synvisor import media` and a start"
+                 data are there already needs no more than `synvisor import media` and a start, when nobody can start it again \
+                 (systemctl disable)"
             )));
         }
         let newest = self.newest()?;

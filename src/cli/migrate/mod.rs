@@ -15,6 +15,7 @@ use crate::moving::steps::Command;
 use crate::moving::steps::Data;
 use crate::moving::steps::Journal;
 use crate::moving::steps::Step;
+use crate::moving::units::full_name;
 use crate::sys::users;
 
 use super::Exit;
@@ -124,6 +125,7 @@ impl Move<'_> {
                         "a return to the old server has begun\n  synvisor migrate --back brings it to its end",
                     ));
                 }
+                self.is_of(&journal)?;
                 output::line(format!("taking up the move from {}", journal.from.display()));
                 self.expect_stopped(&mut journal)?;
                 journal
@@ -141,9 +143,17 @@ impl Move<'_> {
             output::line(format!("  {mark:4}  {}", self.describe(step, &journal)));
         }
         if !self.arguments.go {
-            output::line(
-                "\nNothing was done. Take these steps with --go; until clients have written, --back undoes them.",
-            );
+            // Where everything that it takes is there already.
+            if self.place.layout.check().is_dir() {
+                self.may_start()?;
+            }
+            let until = match journal.data {
+                Data::Shared => "",
+                Data::Sqlite(_) => "until clients have written, ",
+            };
+            output::line(format!(
+                "\nNothing was done. Take these steps with --go; {until}--back undoes them."
+            ));
             return Ok(Exit::Done);
         }
         output::line("");
@@ -161,6 +171,24 @@ impl Move<'_> {
             return Err(fail(&format!("{skipped} media could not be brought; they are named above")));
         }
         Ok(Exit::Done)
+    }
+
+    /// Whether what is asked for is the move that has begun.
+    fn is_of(&self, journal: &Journal) -> Result<(), Exit> {
+        let MigrateArguments { from, old_unit, old_container, old_stop, old_start, .. } = self.arguments;
+        let known = journal.old.names();
+        let units = old_unit.iter().map(|name| full_name(name));
+        let asked =
+            units.chain(old_container.iter().cloned()).chain(old_stop.clone()).chain(old_start.clone());
+        let other = from.iter().any(|from| from.canonicalize().ok().as_ref() != Some(&journal.from));
+        if other || asked.into_iter().any(|name| !known.contains(&name)) {
+            return Err(fail(&format!(
+                "a move from another server has begun: {}, {}\n  bring that to its end, or return from it: synvisor migrate --back",
+                journal.from.display(),
+                known.join(", ")
+            )));
+        }
+        Ok(())
     }
 
     fn describe(&self, step: Step, journal: &Journal) -> String {

@@ -17,7 +17,9 @@ use crate::moving::steps::Data;
 use crate::moving::steps::Journal;
 use crate::moving::steps::Step;
 use crate::sys::clock;
+use crate::sys::fs;
 use crate::sys::process;
+use crate::sys::users;
 use crate::wire::OverallState;
 use crate::wire::StatusReport;
 
@@ -30,13 +32,22 @@ use super::super::output::fact;
 use super::super::output::fail;
 use super::super::progress::Progress;
 use super::Move;
+use super::SERVICE_START;
 
 /// How often, and with which pause, one asks whether everything is ready: for ten minutes.
 const ATTEMPTS: u32 = 6_000;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The same for whether the old server has let go of its database: for half a minute.
 const GOODBYES: u32 = 60;
-const GOODBYE: Duration = Duration::from_millis(500);
+pub(super) const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What the service has written to the journal last.
+fn last_words() -> String {
+    let command =
+        ["journalctl", "--unit=synvisor", "--identifier=synvisor", "--lines=8", "--output=cat", "--no-pager"];
+    let said = old::output(&command.map(str::to_owned)).unwrap_or_default();
+    said.lines().map(|line| format!("\n    {line}")).collect()
+}
 
 impl Move<'_> {
     pub(super) fn take(&self, step: Step, journal: &mut Journal) -> Result<usize, Exit> {
@@ -86,7 +97,7 @@ impl Move<'_> {
         }
         let who = self.still_there(journal)?.unwrap_or_default();
         Err(fail(&format!(
-            "the old server was told to stop, and its database is still in use: {who}\n  stop its workers too, then the same again"
+            "the old server was told to stop, and its database is still in use: {who}\n  stop its workers too, then the same again; or return to the old server: --back"
         )))
     }
 
@@ -101,7 +112,9 @@ impl Move<'_> {
             Data::Shared => {
                 let settings = Settings::read(&journal.from).map_err(|why| fail(&why))?;
                 let base = journal.from.parent().unwrap_or(Path::new("/"));
-                let Ok(Store::Postgres { user: Some(user) }) = settings.store(base) else { return Ok(None) };
+                let Ok(Store::Postgres { user: Some(user), .. }) = settings.store(base) else {
+                    return Ok(None);
+                };
                 let holding = self.reach.look(Act::Look).map_err(|why| fail(&why))?;
                 Ok(holding.clients.get(&user).map(|count| format!("{count} connections of {user}")))
             }
@@ -173,7 +186,11 @@ impl Move<'_> {
         if !commands::is_running(self.path)? {
             let command = ["sh", "-c", &self.arguments.new_start].map(str::to_owned).to_vec();
             old::run(&command).map_err(|why| {
-                fail(&format!("{why}\n  mend that, then the same again; or return to the old server: --back"))
+                let said =
+                    if self.arguments.new_start == SERVICE_START { last_words() } else { String::new() };
+                fail(&format!(
+                    "{why}{said}\n  mend that, then the same again; or return to the old server: --back"
+                ))
             })?;
         }
         let mut progress = Progress::start("synvisor      starting".to_owned());
@@ -221,13 +238,18 @@ impl Move<'_> {
             (Some(one), Some(two), Some(rest)) => store.join("local_content").join(one).join(two).join(rest),
             _ => store.join("local_content"),
         };
-        let missing: Vec<&String> = holding.media.iter().filter(|id| !file(id).is_file()).collect();
+        let readable = |id: &&String| fs::readable(&file(id)).is_ok();
+        let look = || Ok(holding.media.iter().filter(|id| !readable(id)).collect::<Vec<_>>());
+        let missing = users::as_user(self.place.users.synapse.as_ref(), look).map_err(|why| fail(&why))?;
         if let Some(first) = missing.first() {
             // No reason to return: it may have been missing before.
             output::problem(format!(
-                "{} of the newest {} uploads have no file, {first} for one\n  were they elsewhere, with a storage provider?",
+                "{} of the newest {} uploads have no file that synvisor can read, {} for one\n  \
+                 were they elsewhere, with a storage provider? if not: synvisor import media {} --finish",
                 missing.len(),
-                holding.media.len()
+                holding.media.len(),
+                file(first).display(),
+                journal.media.display()
             ));
         }
         fact("checks", "it answers, with the old signing key");
