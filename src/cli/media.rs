@@ -299,7 +299,7 @@ fn said(done: &Outcome, seconds: u64) -> String {
 }
 
 /// Names what was left out.
-fn name(done: &Outcome) -> usize {
+pub(super) fn name(done: &Outcome) -> usize {
     for skipped in &done.skipped {
         output::problem(format!("skipped: {skipped}"));
     }

@@ -87,6 +87,11 @@ impl<'a> Reach<'a> {
             .map_err(|why| format!("{} of PostgreSQL does not answer: {why}", self.shown()))
     }
 
+    /// As whom one comes to it.
+    pub fn user(&self) -> Option<&str> {
+        self.connection.get("user")?.as_str()
+    }
+
     /// Its name.
     pub fn shown(&self) -> String {
         let of = |key: &str| self.connection.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
@@ -97,11 +102,6 @@ impl<'a> Reach<'a> {
 impl Holding {
     pub const fn is_empty(&self) -> bool {
         self.tables == 0
-    }
-
-    /// As whom one came.
-    pub fn user(&self) -> &str {
-        &self.user
     }
 
     /// How many connections somebody has to the data of a homeserver as the same user, who then is another Synapse.

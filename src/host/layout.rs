@@ -147,6 +147,10 @@ impl Layout {
     pub fn migration(&self) -> PathBuf {
         self.state.join("migration.json")
     }
+    /// Says that an old server serves again in the place of this one.
+    pub fn returned_mark(&self) -> PathBuf {
+        self.state.join("returned")
+    }
     /// Which backup was restored here, as far as it got.
     pub fn restore_note(&self) -> PathBuf {
         self.state.join("restored.json")

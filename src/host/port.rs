@@ -171,6 +171,12 @@ sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.paths
 runpy.run_module("synapse._scripts.synapse_port_db", run_name="__main__", alter_sys=True)
 "#;
 
+/// Size and time of a database and of what SQLite keeps beside it, by which one knows whether somebody has written.
+pub fn state(database: &Path) -> Vec<(u64, (i64, i64))> {
+    let state = |path: PathBuf| Some((fs::length(&path).ok()?, fs::modified(&path)?));
+    beside(database).into_iter().filter_map(state).collect()
+}
+
 /// A database, and what SQLite keeps beside it, under the names of the copy.
 const NAMES: [&str; 3] = ["port.db", "port.db-wal", "port.db-journal"];
 

@@ -238,7 +238,9 @@ impl Book<'_, '_> {
         self.put("database.name", Value::Text("psycopg2".to_owned()));
         if self.found.text("database.args.host").is_none() {
             let published = self.text("postgres_container_postgres_bind_port").unwrap_or_default();
-            if let Some((host, Some(port))) = host_and_port(&published) {
+            if let Some((host, Some(port))) =
+                host_and_port(&published).filter(|(host, _)| !host.contains('['))
+            {
                 self.put("database.args.host", Value::Text(host.to_owned()));
                 self.put("database.args.port", Value::Int(port.into()));
                 let text = "where the playbook publishes its PostgreSQL";

@@ -122,13 +122,19 @@ impl Old {
         }
     }
 
-    /// As it is called.
+    /// As it is called, and was.
     pub fn names(&self) -> Vec<String> {
         match self {
-            Self::Units(units) => units.synapse.clone(),
+            Self::Units(units) => units.named.iter().chain(&units.synapse).cloned().collect(),
             Self::Containers(all) => names(all),
             Self::Commands { stop, start } => vec![stop.clone(), start.clone()],
         }
+    }
+
+    /// What starts each of those who have stopped with it.
+    pub fn start_followers(&self) -> Vec<Command> {
+        let start = |unit: &String| command(&["systemctl", "start"], std::slice::from_ref(unit));
+        self.followers().iter().map(start).collect()
     }
 
     /// Whoever stops with it and is no part of it, like bridges.
@@ -169,8 +175,13 @@ pub struct Journal {
     /// Whose the old media store is: user and group.
     pub owner: (u32, u32),
     pub done: Vec<Step>,
-    /// A return to the old server has begun, and has to come to its end.
+    /// A return to the old server has begun, and what was done is not what it was.
     pub returning: bool,
+    /// What starts this server, and what stops it.
+    pub new_start: String,
+    pub new_stop: String,
+    /// Size and time of the files of the old SQLite when they were ported.
+    pub ported: Vec<(u64, (i64, i64))>,
     /// When the old server was stopped and this one served, in milliseconds of one run of the machine.
     pub stopped: Option<u64>,
     pub served: Option<u64>,
@@ -247,7 +258,12 @@ mod tests {
     fn units(synapse: &[&str]) -> Old {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         let running = owned(&synapse[..1]);
-        Old::Units(Family { synapse: owned(synapse), running, followers: owned(&["bridge.service"]) })
+        Old::Units(Family {
+            named: owned(&["alias.service"]),
+            synapse: owned(synapse),
+            running,
+            followers: owned(&["bridge.service"]),
+        })
     }
 
     fn journal(data: Data, done: &[Step]) -> Journal {
@@ -259,6 +275,9 @@ mod tests {
             owner: (991, 991),
             done: done.to_vec(),
             returning: false,
+            new_start: String::new(),
+            new_stop: String::new(),
+            ported: Vec::new(),
             stopped: None,
             served: None,
             counts: [("events".to_owned(), 7)].into(),
@@ -303,6 +322,8 @@ mod tests {
         let old = units(&["a.service", "b.service"]);
         assert_eq!(said(&[old.stop()]), ["systemctl stop a.service b.service"]);
         assert_eq!(said(&[old.start()]), ["systemctl start a.service"]);
+        assert_eq!(said(&old.start_followers()), ["systemctl start bridge.service"]);
+        assert_eq!(old.names(), ["alias.service", "a.service", "b.service"]);
         let [(path, text), _] = &*old.drop_ins() else { unreachable!("two units") };
         assert_eq!(path, &PathBuf::from("/etc/systemd/system/a.service.d/synvisor.conf"));
         assert!(

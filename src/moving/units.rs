@@ -35,6 +35,8 @@ const WORKER: [&str; 2] = ["synapse.app.", "synapse_worker"];
 /// An old server as units.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Family {
+    /// As they were named.
+    pub named: Vec<String>,
     /// Whatever runs Synapse, or was named.
     pub synapse: Vec<String>,
     /// Those of them that are to be started to have it as it was.
@@ -70,13 +72,13 @@ pub fn full_name(name: &str) -> String {
 ///
 /// # Errors
 /// There is no such unit.
-pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
+pub fn family(shown: &str, asked: &[String]) -> Result<Family, String> {
     let blocks = blocks(shown);
     let units: Vec<Unit<'_>> = blocks.iter().map(|block| Unit::of(block)).collect();
     let by_name: BTreeMap<&str, &Unit<'_>> =
         units.iter().flat_map(|unit| unit.words("Names").map(move |name| (name, unit))).collect();
     let mut synapse: Vec<&Unit<'_>> = Vec::new();
-    for name in named {
+    for name in asked {
         let unit = by_name.get(full_name(name).as_str()).copied();
         let Some(unit) = unit.filter(|unit| unit.get("LoadState") == "loaded") else {
             let state = unit.map_or("not-found", |unit| unit.get("LoadState"));
@@ -89,6 +91,9 @@ pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
             synapse.push(unit);
         }
     }
+    if synapse.iter().any(|unit| unit.words("Names").any(|name| name == "synvisor.service")) {
+        return Err("synvisor is the new server\n  --old-unit names the old one".to_owned());
+    }
     if let Some(unit) = synapse.iter().find(|unit| !unit.speaks_of_synapse()) {
         let unit = unit.get("Id");
         return Err(format!(
@@ -99,7 +104,9 @@ pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
     let named: BTreeSet<&str> = synapse.iter().map(|unit| unit.get("Id")).collect();
     let beside = |unit: &Unit<'_>, kinds: &[&str]| {
         let names = kinds.iter().flat_map(|kind| unit.words(kind));
-        names.filter_map(|name| by_name.get(name).copied()).collect::<Vec<_>>()
+        let units = names.filter_map(|name| by_name.get(name).copied());
+        // Others may speak of one that there is not.
+        units.filter(|unit| unit.get("LoadState") == "loaded").collect::<Vec<_>>()
     };
     let synapse = reached(synapse, |unit| {
         let mut found = beside(unit, &KIN);
@@ -112,6 +119,7 @@ pub fn family(shown: &str, named: &[String]) -> Result<Family, String> {
     let (own, others) = stopping.split_at(synapse.len());
     let runs = |unit: &&&Unit<'_>| named.contains(unit.get("Id")) || unit.is_active();
     Ok(Family {
+        named: asked.iter().map(|name| full_name(name)).collect(),
         synapse: ids(own.iter()),
         running: ids(own.iter().filter(runs)),
         followers: ids(others.iter().filter(|unit| unit.is_active())),
@@ -128,13 +136,12 @@ fn blocks(shown: &str) -> Vec<String> {
     let mut blocks = vec![String::new()];
     let mut after_gap = false;
     for line in shown.lines() {
-        if line.split_once('=').is_some_and(|(name, _)| is_property(name)) {
-            match blocks.last_mut().filter(|_| !after_gap) {
-                Some(block) => block.push('\n'),
-                None => blocks.push(String::new()),
-            }
+        let begins = line.split_once('=').is_some_and(|(name, _)| is_property(name));
+        if begins && after_gap {
+            blocks.push(String::new());
         }
         if let Some(block) = blocks.last_mut() {
+            block.push(if begins { '\n' } else { ' ' });
             block.push_str(line);
         }
         after_gap = line.is_empty();
@@ -164,7 +171,8 @@ struct Unit<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Unit<'a> {
     fn of(shown: &'a str) -> Self {
-        Self(shown.lines().filter_map(|line| line.split_once('=')).collect())
+        let pairs = shown.lines().filter_map(|line| line.split_once('='));
+        Self(pairs.map(|(name, value)| (name, value.trim_end())).collect())
     }
 
     fn get(&self, property: &str) -> &'a str {
@@ -186,13 +194,9 @@ impl<'a> Unit<'a> {
     }
 
     fn speaks_of_synapse(&self) -> bool {
-        let ours = self.words("Names").any(|name| name == "synvisor.service");
         let said = |text: &str| ["synapse", "matrix", "homeserver"].iter().any(|word| text.contains(word));
-        !ours
-            && self
-                .0
-                .iter()
-                .any(|(name, text)| (*name == "Names" || name.starts_with("ExecStart")) && said(text))
+        let names = |name: &str| name == "Names" || name.starts_with("ExecStart");
+        self.0.iter().any(|(name, text)| names(name) && said(text))
     }
 
     /// Whether it starts one of these programs itself, or makes a container for it.
@@ -221,7 +225,7 @@ mod tests {
     fn shown() -> String {
         let run = |app: &str| {
             format!(
-                "ExecStartPre={{ docker rm }}\nExecStartPre={{ docker create\n\n x run -m synapse.app.{app} }}\nExecStart={{ x }}"
+                "ExecStartPre={{ docker rm }}\nExecStartPre={{ docker create\n\nx run -m synapse.app.{app} }}\nExecStart={{ x }}"
             )
         };
         let wait = "ExecStartPre={ sh -c 'until pgrep synapse.app.homeserver' }\nExecStart={ mautrix }";
@@ -231,7 +235,7 @@ mod tests {
                 "active",
                 &format!(
                     "{}\nWants=worker-1.service\nRequires=postgres.service\nRequiredBy=worker-2.service bridge.service\n\
-                     WantedBy=multi-user.target companion.service\nBefore=worker-3.service other.service synapse-worker-4.service",
+                     WantedBy=multi-user.target companion.service synapse-worker-5.service\nBefore=worker-3.service other.service synapse-worker-4.service",
                     run("homeserver")
                 ),
             ),
@@ -247,6 +251,7 @@ mod tests {
             unit("synvisor.service", "inactive", "ExecStart={ synvisor matrix }"),
             unit("postgres.service", "active", "ExecStart={ postgres }"),
             unit("other.service", "active", &run("homeserver")),
+            "Id=synapse-worker-5.service\nNames=synapse-worker-5.service\nLoadState=not-found\n".to_owned(),
             "Id=gone.service\nNames=gone.service\nLoadState=masked\nActiveState=inactive\n".to_owned(),
         ]
         .join("\n")
@@ -259,7 +264,7 @@ mod tests {
 
     #[test]
     fn whatever_runs_synapse_and_belongs_together_is_one_server() {
-        // Mutations: kin not looked at; who is ordered not looked at, or a main process among them taken; whoever waits for one
+        // Mutations: one that there is not taken; kin not looked at; who is ordered not looked at, or a main process among them taken; whoever waits for one
         // taken for it; the rest of a command with an empty line lost; followers of followers left out: each seen red.
         let family = found(&["matrix-synapse"]).unwrap();
         let workers =
@@ -278,8 +283,8 @@ mod tests {
         assert_eq!(family.running, family.synapse);
         assert!(found(&["gone"]).unwrap_err().contains("a unit gone (masked)"));
         assert!(found(&["none"]).unwrap_err().contains("a unit none (not-found)"));
-        for strange in ["postgres", "synvisor"] {
-            assert!(found(&[strange]).unwrap_err().contains("speaks of Synapse"), "{strange}");
-        }
+        assert!(found(&["postgres"]).unwrap_err().contains("speaks of Synapse"));
+        assert!(found(&["synvisor"]).unwrap_err().contains("is the new server"));
+        assert_eq!(family.named, ["alias-of-companion.service", "matrix-idle.service", "companion.service"]);
     }
 }

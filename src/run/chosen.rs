@@ -64,7 +64,7 @@ pub fn choose(path: &Path, credentials: Option<&OsString>) -> Result<Chosen, Unu
     Ok(Chosen { usable, fallen_back: None })
 }
 
-pub(super) fn is_applied(generation: &Generation) -> bool {
+fn is_applied(generation: &Generation) -> bool {
     generation.result == GenerationResult::Applied
 }
 

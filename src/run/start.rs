@@ -91,8 +91,8 @@ pub struct ForTests {
     pub milestones: Option<u64>,
 }
 
-/// Two Synapses on one database ruin it. Whoever comes to it when this homeserver never has is another one: that of before, which
-/// this one is to take the place of.
+/// Two Synapses on one database ruin it. Whoever comes to it when this homeserver never has, or does no more, is another one: that
+/// of before.
 fn is_unused(usable: &Usable, users: &Users) -> Result<(), StartError> {
     let config = &usable.parsed.config;
     if config.database.is_embedded() {
@@ -104,9 +104,9 @@ fn is_unused(usable: &Usable, users: &Users) -> Result<(), StartError> {
     match holding.in_use() {
         Some(count) => Err(StartError::Config(format!(
             "{}: another Synapse seems to serve with it ({count} connections of {}), and two would ruin it\n  \
-             synvisor migrate has that one give way; or stop it, or whoever else comes to it as this user, for the first start",
+             synvisor migrate has that one give way; or stop it, or whoever else comes to it as this user, for this start",
             reach.shown(),
-            holding.user()
+            reach.user().unwrap_or_default()
         ))),
         None => Ok(()),
     }
@@ -176,8 +176,10 @@ pub fn supervise(
         // Python has taken its time for that, where the machine is busy. Before READY=1 this would begin what it is to hold off.
         watchdog::feed();
     }
-    if survivors.is_none() && !generations.list().iter().any(chosen::is_applied) {
+    let may_serve_elsewhere = generations.list().is_empty() || layout.returned_mark().exists();
+    if survivors.is_none() && may_serve_elsewhere {
         is_unused(&usable, &users)?;
+        fs::remove(&layout.returned_mark()).map_err(failed)?;
     }
     let mut listeners = Listeners::default();
     listeners.take_back(&mut kept.tcp, &config.listen);

@@ -16,9 +16,14 @@ use crate::moving::steps::Old;
 use crate::moving::steps::Step;
 use crate::moving::steps::back;
 use crate::sys::fs;
+use crate::sys::lock;
+use crate::sys::lock::LockError;
+use crate::sys::process;
+use crate::sys::users;
 
 use super::super::Exit;
 use super::super::commands;
+use super::super::media::name;
 use super::super::output;
 use super::super::output::fact;
 use super::super::output::fail;
@@ -26,8 +31,9 @@ use super::super::progress::Progress;
 use super::Move;
 use super::SERVICE_STOP;
 use super::steps::GOODBYE;
+use super::steps::GOODBYES;
 
-/// How often one asks whether the old server has its database again: for two minutes.
+/// How often one asks whether the old server has its database again: for two minutes or some more.
 const GREETINGS: u32 = 240;
 
 impl Move<'_> {
@@ -39,18 +45,20 @@ impl Move<'_> {
                  /etc/systemd/system/UNIT.d/synvisor.conf: remove it, then systemctl daemon-reload",
             ));
         };
+        self.is_of(&journal)?;
         // While it still serves, so that nobody is away for a refusal.
         self.allowed(&journal)?;
         self.give_way(&mut journal)?;
         self.return_media(&journal)?;
         self.make_old(&journal)?;
         // What is left is done by whoever takes this up, and once.
-        journal.returning = true;
         journal.forget(Step::Retire);
         self.keep(&journal)?;
         // Before it is started, which what keeps it away would prevent.
-        retire::release(&journal.old).map_err(|why| fail(&format!("{why}\n  then --back again")))?;
-        self.start_old(&journal)?;
+        if let Err(why) = retire::release(&journal.old) {
+            output::problem(format!("{why}\n  it may not come back by itself at the next boot"));
+        }
+        self.start_old(&mut journal)?;
         fs::remove(&layout.migration()).map_err(|error| fail(&error.to_string()))?;
         output::line(
             "\nThe old server serves again. What was brought stays, so that another move is quicker.",
@@ -60,9 +68,11 @@ impl Move<'_> {
 
     /// Stops this server, and has it stay away at the next boot, unless somebody writes to it at the last moment.
     fn give_way(&self, journal: &mut Journal) -> Result<(), Exit> {
+        let done = journal.done.clone();
         journal.returning = true;
+        journal.forget(Step::Start);
         self.keep(journal)?;
-        if !self.stop_this()? {
+        if !self.stop_this(journal)? {
             return Ok(());
         }
         let embedded = self.embedded()?;
@@ -71,30 +81,55 @@ impl Move<'_> {
         if still.is_err() {
             journal.returning = false;
             self.keep(journal)?;
-            self.start()?;
+            self.start(journal)?;
+            journal.done = done;
+            self.keep(journal)?;
         }
         still
     }
 
     /// Stops this server; whether it ran.
-    fn stop_this(&self) -> Result<bool, Exit> {
+    pub(super) fn stop_this(&self, journal: &Journal) -> Result<bool, Exit> {
+        let layout = &self.place.layout;
         let runs = commands::is_running(self.path)?;
-        let by_systemd = self.arguments.new_stop == SERVICE_STOP && systemd::installed().is_some();
-        if runs || by_systemd {
-            let command = ["sh", "-c", &self.arguments.new_stop].map(str::to_owned).to_vec();
-            old::run(&command).map_err(|why| fail(&why))?;
-            fact("synvisor", "stopped");
+        if runs || journal.new_stop == SERVICE_STOP && systemd::installed().is_some() {
+            let command = ["sh", "-c", &journal.new_stop].map(str::to_owned).to_vec();
+            old::run(&command).map_err(|why| fail(&format!("{why}\n  then --back again")))?;
         }
-        Ok(runs)
+        for _ in 0..GOODBYES {
+            // Every process of ours holds it.
+            if !matches!(
+                lock::take(&layout.lock(), lock::Kind::Exclusive, false, None),
+                Err(LockError::Held(_))
+            ) {
+                if runs {
+                    fact("synvisor", "stopped");
+                }
+                if layout.state.is_dir() {
+                    let mark = || fs::replace(&layout.returned_mark(), b"", 0o600, None);
+                    let user = self.place.users.synapse.as_ref();
+                    users::as_user(user, || mark().map(drop).map_err(|error| error.to_string()))
+                        .map_err(|why| fail(&why))?;
+                }
+                return Ok(runs);
+            }
+            std::thread::sleep(GOODBYE);
+        }
+        let pids: Vec<String> = process::holders(&layout.lock()).iter().map(i32::to_string).collect();
+        Err(fail(&format!(
+            "synvisor was told to stop ({}), and processes of its run still: {}\n  end them, then --back again",
+            journal.new_stop,
+            pids.join(" ")
+        )))
     }
 
     /// Has what was brought count as old from now on.
-    fn make_old(&self, journal: &Journal) -> Result<(), Exit> {
+    pub(super) fn make_old(&self, journal: &Journal) -> Result<(), Exit> {
         if matches!(journal.data, Data::Sqlite(_)) && journal.has(Step::Database) {
             let _embedded = self.embedded()?;
             self.reach.look(Act::Begin).map_err(|why| fail(&why))?;
         }
-        if !journal.has(Step::Rest) {
+        if !journal.has(Step::Stop) {
             return Ok(());
         }
         let mut note = Note::of(&self.place.layout, &journal.media, false).map_err(|why| fail(&why))?;
@@ -103,66 +138,58 @@ impl Move<'_> {
         note.write(&self.place.layout, self.place.users.synapse.as_ref()).map_err(|why| fail(&why))
     }
 
-    fn start_old(&self, journal: &Journal) -> Result<(), Exit> {
+    fn start_old(&self, journal: &mut Journal) -> Result<(), Exit> {
+        let sees = self.sees(journal)?;
         let starts = match journal.old {
             // What runs is left alone.
             Old::Units(_) | Old::Containers(_) => true,
-            Old::Commands { .. } => journal.is_down() && self.still_there(journal)?.is_none(),
+            Old::Commands { .. } => journal.is_down() || sees && self.still_there(journal)?.is_none(),
         };
-        if starts {
-            old::run(&journal.old.start()).map_err(|why| fail(&format!("{why}\n  then --back again")))?;
+        let started = if starts { old::run(&journal.old.start()) } else { Ok(()) };
+        if started.is_ok() {
+            // Once is enough.
+            journal.stopped = None;
+            self.keep(journal)?;
         }
         let mut progress = Progress::start("old server    starting".to_owned());
         let mut there = false;
         for _ in 0..GREETINGS {
-            there = self.still_there(journal)?.is_some();
-            if there {
+            there = sees && self.still_there(journal)?.is_some();
+            if there || !sees || started.is_err() {
                 break;
             }
             std::thread::sleep(GOODBYE);
             progress.say("it has not opened its database yet");
         }
         progress.end();
-        if !there {
-            return Err(fail(
-                "the old server was started, and does not open its database\n  its log says why; then --back again",
-            ));
+        match started {
+            Err(why) if !there => {
+                let remedy = "then --back again; or go on with this server: --go";
+                return Err(fail(&format!("{why}\n  {remedy}")));
+            }
+            Err(why) => output::problem(format!("{why}\n  it serves all the same")),
+            Ok(()) if !there && sees => {
+                return Err(fail(
+                    "the old server was started, and does not open its database: its log says why\n  \
+                     then --back again; or go on with this server: --go",
+                ));
+            }
+            Ok(()) => {}
         }
-        fact("old server", "started");
-        for follower in journal.old.followers() {
-            if let Err(why) =
-                old::run(&["systemctl".to_owned(), "start".to_owned(), follower.clone()].to_vec())
-            {
+        fact(
+            "old server",
+            if sees { "started" } else { "started; whether it serves cannot be seen from here" },
+        );
+        for command in journal.old.start_followers() {
+            if let Err(why) = old::run(&command) {
                 output::problem(format!("{why}\n  it had stopped with the old server"));
             }
         }
         Ok(())
     }
 
-    /// Takes back what counts on an old server that has stopped, if that has come back meanwhile and written.
-    pub(super) fn expect_stopped(&self, journal: &mut Journal) -> Result<(), Exit> {
-        if !journal.has(Step::Stop) || journal.has(Step::Start) {
-            return Ok(());
-        }
-        let Some(who) = self.has_come_back(journal)? else { return Ok(()) };
-        output::line(format!("the old server has come back ({who}), and has to stop again"));
-        if !self.arguments.go {
-            return Ok(());
-        }
-        if journal.has(Step::Database) {
-            self.allowed(journal).inspect_err(|_| {
-                output::problem("  or have the old server stop, and go on with this one: the same again");
-            })?;
-            self.stop_this()?;
-        }
-        self.make_old(journal)?;
-        journal.forget(Step::Retire);
-        journal.stopped = None;
-        self.keep(journal)
-    }
-
     /// Whether nothing is lost by a return.
-    fn allowed(&self, journal: &Journal) -> Result<(), Exit> {
+    pub(super) fn allowed(&self, journal: &Journal) -> Result<(), Exit> {
         if !journal.has(Step::Database) || self.arguments.anyway {
             return Ok(());
         }
@@ -183,8 +210,8 @@ impl Move<'_> {
     }
 
     /// Has the old store hold what was uploaded since, and belong to whom it belonged.
-    fn return_media(&self, journal: &Journal) -> Result<(), Exit> {
-        if !journal.has(Step::Rest) {
+    pub(super) fn return_media(&self, journal: &Journal) -> Result<(), Exit> {
+        if !journal.has(Step::Stop) {
             return Ok(());
         }
         let owner = old::user(journal.owner.0, journal.owner.1);
@@ -196,6 +223,11 @@ impl Move<'_> {
             ..Job::new(&new, &journal.media, &folders, &Way::BY_ITSELF)
         };
         let done = transfer::carry_out(&job, &mut |_| {}).map_err(|why| fail(&why))?;
+        if name(&done) > 0 && !self.arguments.anyway {
+            return Err(fail(
+                "the old store lacks these\n  then --back again; or without them: --back --anyway",
+            ));
+        }
         fact("media", &format!("{} files of since then are in the old store too", done.amount.files));
         Ok(())
     }

@@ -28,6 +28,7 @@ use super::super::output;
 use super::super::output::fail;
 use super::Move;
 use super::SERVICE_START;
+use super::SERVICE_STOP;
 
 impl Move<'_> {
     /// Looks at both sides while the old server serves; nothing is changed.
@@ -89,6 +90,9 @@ impl Move<'_> {
             owner,
             done: Vec::new(),
             returning: false,
+            new_start: arguments.new_start.clone().unwrap_or_else(|| SERVICE_START.to_owned()),
+            new_stop: arguments.new_stop.clone().unwrap_or_else(|| SERVICE_STOP.to_owned()),
+            ported: Vec::new(),
             stopped: None,
             served: None,
             counts: std::collections::BTreeMap::new(),
@@ -97,9 +101,9 @@ impl Move<'_> {
     }
 
     /// What this server would not start with is said before the old one stops.
-    pub(super) fn may_start(&self) -> Result<(), Exit> {
+    pub(super) fn may_start(&self, journal: &Journal) -> Result<(), Exit> {
         let Self { usable, place, .. } = self;
-        let service = place.users.synapse.as_ref().filter(|_| self.arguments.new_start == SERVICE_START);
+        let service = place.users.synapse.as_ref().filter(|_| journal.new_start == SERVICE_START);
         let closed = service.map_or(Ok(Vec::new()), |user| secrets::closed_to(user, &usable.parsed.files));
         let mut problems = closed.map_err(|why| fail(&why))?;
         if problems.is_empty() {

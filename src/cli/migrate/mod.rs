@@ -15,7 +15,7 @@ use crate::moving::steps::Command;
 use crate::moving::steps::Data;
 use crate::moving::steps::Journal;
 use crate::moving::steps::Step;
-use crate::moving::units::full_name;
+use crate::sys::fs;
 use crate::sys::users;
 
 use super::Exit;
@@ -24,6 +24,7 @@ use super::media::Place;
 use super::output;
 use super::output::fail;
 
+mod again;
 mod back;
 mod look;
 mod reading;
@@ -59,12 +60,12 @@ pub(super) struct MigrateArguments {
     /// Where its SQLite database really is, likewise.
     #[arg(long, value_name = "FILE")]
     old_sqlite: Option<PathBuf>,
-    /// What starts this one.
-    #[arg(long, value_name = "COMMAND", default_value = SERVICE_START)]
-    new_start: String,
-    /// What stops it again.
-    #[arg(long, value_name = "COMMAND", default_value = SERVICE_STOP)]
-    new_stop: String,
+    /// What starts this one, if not `systemctl enable --now synvisor`.
+    #[arg(long, value_name = "COMMAND", requires = "new_stop")]
+    new_start: Option<String>,
+    /// What stops it again, if not `systemctl disable --now synvisor`.
+    #[arg(long, value_name = "COMMAND", requires = "new_start")]
+    new_stop: Option<String>,
     /// Leave out media that other servers have.
     #[arg(long)]
     skip_remote: bool,
@@ -120,14 +121,9 @@ impl Move<'_> {
         let held = old::journal(&self.place.layout).map_err(|why| fail(&why))?;
         let mut journal = match held {
             Some(mut journal) => {
-                if journal.returning {
-                    return Err(fail(
-                        "a return to the old server has begun\n  synvisor migrate --back brings it to its end",
-                    ));
-                }
                 self.is_of(&journal)?;
                 output::line(format!("taking up the move from {}", journal.from.display()));
-                self.expect_stopped(&mut journal)?;
+                self.take_up(&mut journal)?;
                 journal
             }
             None => self.begin()?,
@@ -144,8 +140,8 @@ impl Move<'_> {
         }
         if !self.arguments.go {
             // Where everything that it takes is there already.
-            if self.place.layout.check().is_dir() {
-                self.may_start()?;
+            if fs::list(&self.place.layout.secrets()).is_ok_and(|made| !made.is_empty()) {
+                self.may_start(&journal)?;
             }
             let until = match journal.data {
                 Data::Shared => "",
@@ -158,7 +154,7 @@ impl Move<'_> {
         }
         output::line("");
         if !journal.has(Step::Stop) {
-            self.may_start()?;
+            self.may_start(&journal)?;
         }
         let mut skipped = 0;
         for step in left {
@@ -171,24 +167,6 @@ impl Move<'_> {
             return Err(fail(&format!("{skipped} media could not be brought; they are named above")));
         }
         Ok(Exit::Done)
-    }
-
-    /// Whether what is asked for is the move that has begun.
-    fn is_of(&self, journal: &Journal) -> Result<(), Exit> {
-        let MigrateArguments { from, old_unit, old_container, old_stop, old_start, .. } = self.arguments;
-        let known = journal.old.names();
-        let units = old_unit.iter().map(|name| full_name(name));
-        let asked =
-            units.chain(old_container.iter().cloned()).chain(old_stop.clone()).chain(old_start.clone());
-        let other = from.iter().any(|from| from.canonicalize().ok().as_ref() != Some(&journal.from));
-        if other || asked.into_iter().any(|name| !known.contains(&name)) {
-            return Err(fail(&format!(
-                "a move from another server has begun: {}, {}\n  bring that to its end, or return from it: synvisor migrate --back",
-                journal.from.display(),
-                known.join(", ")
-            )));
-        }
-        Ok(())
     }
 
     fn describe(&self, step: Step, journal: &Journal) -> String {
@@ -220,7 +198,7 @@ impl Move<'_> {
                 Data::Shared => format!("go on with {}", self.reach.shown()),
                 Data::Sqlite(file) => format!("port {} to {}", file.display(), self.reach.shown()),
             },
-            Step::Start => format!("start this one: {}", self.arguments.new_start),
+            Step::Start => format!("start this one: {}", journal.new_start),
             Step::Check => "look whether it serves, with the old media and the old signing key".to_owned(),
         }
     }

@@ -10,6 +10,7 @@ use crate::host::holding::Holding;
 use crate::host::old;
 use crate::host::old::Settings;
 use crate::host::old::Store;
+use crate::host::port;
 use crate::host::port::Port;
 use crate::host::postgres::Embedded;
 use crate::host::retire;
@@ -38,7 +39,7 @@ use super::SERVICE_START;
 const ATTEMPTS: u32 = 6_000;
 const PAUSE: Duration = Duration::from_millis(100);
 /// The same for whether the old server has let go of its database: for half a minute.
-const GOODBYES: u32 = 60;
+pub(super) const GOODBYES: u32 = 60;
 pub(super) const GOODBYE: Duration = Duration::from_millis(500);
 
 /// What the service has written to the journal last.
@@ -71,7 +72,7 @@ impl Move<'_> {
                         "the old server has come back: {who}\n  the same again stops it"
                     )));
                 }
-                self.start()?;
+                self.start(journal)?;
             }
             Step::Check => self.check(journal)?,
         }
@@ -101,7 +102,25 @@ impl Move<'_> {
         )))
     }
 
-    /// Who has the old database still; none if nobody has.
+    /// As whom the old server comes to PostgreSQL, where its homeserver.yaml says so.
+    fn role(&self, journal: &Journal) -> Result<Option<String>, Exit> {
+        let settings = Settings::read(&journal.from).map_err(|why| fail(&why))?;
+        match settings.store(journal.from.parent().unwrap_or(Path::new("/"))) {
+            Ok(Store::Postgres { user, .. }) => Ok(user),
+            Ok(Store::Sqlite(_)) | Err(_) => Ok(None),
+        }
+    }
+
+    /// Whether one can see who has the old database.
+    pub(super) fn sees(&self, journal: &Journal) -> Result<bool, Exit> {
+        match journal.data {
+            // What other users have open is root's to see.
+            Data::Sqlite(_) => Ok([0, journal.owner.0].contains(&users::own_uid())),
+            Data::Shared => Ok(self.role(journal)?.is_some()),
+        }
+    }
+
+    /// Who has the old database still; none if nobody has, as far as one sees.
     pub(super) fn still_there(&self, journal: &Journal) -> Result<Option<String>, Exit> {
         match &journal.data {
             Data::Sqlite(file) => {
@@ -110,13 +129,9 @@ impl Move<'_> {
                 Ok((!pids.is_empty()).then_some(shown))
             }
             Data::Shared => {
-                let settings = Settings::read(&journal.from).map_err(|why| fail(&why))?;
-                let base = journal.from.parent().unwrap_or(Path::new("/"));
-                let Ok(Store::Postgres { user: Some(user), .. }) = settings.store(base) else {
-                    return Ok(None);
-                };
+                let Some(role) = self.role(journal)? else { return Ok(None) };
                 let holding = self.reach.look(Act::Look).map_err(|why| fail(&why))?;
-                Ok(holding.clients.get(&user).map(|count| format!("{count} connections of {user}")))
+                Ok(holding.clients.get(&role).map(|count| format!("{count} connections of {role}")))
             }
         }
     }
@@ -124,8 +139,9 @@ impl Move<'_> {
     /// Who has the old database though the old server had stopped; none if nobody has, or this server.
     pub(super) fn has_come_back(&self, journal: &Journal) -> Result<Option<String>, Exit> {
         let who = self.still_there(journal)?;
-        // Asked last: it may come up meanwhile, and come to PostgreSQL as the same user.
-        let ours = who.is_some() && journal.data == Data::Shared && commands::is_running(self.path)?;
+        let same = journal.data == Data::Shared && self.role(journal)?.as_deref() == self.reach.user();
+        // Asked last: it may come up meanwhile.
+        let ours = who.is_some() && same && commands::is_running(self.path)?;
         Ok(who.filter(|_| !ours))
     }
 
@@ -133,7 +149,11 @@ impl Move<'_> {
         let holding = match &journal.data {
             // What it can be used with was looked at before anybody had to wait for it.
             Data::Shared => self.reach.look(Act::Look).map_err(|why| fail(&why))?,
-            Data::Sqlite(file) => self.port(file)?,
+            Data::Sqlite(file) => {
+                let holding = self.port(file)?;
+                journal.ported = port::state(file);
+                holding
+            }
         };
         fact("database", &self.reach.shown());
         journal.counts = holding.counts;
@@ -182,12 +202,11 @@ impl Move<'_> {
         Embedded::start(place.config, &place.layout, &self.venv, user).map(Some).map_err(|why| fail(&why))
     }
 
-    pub(super) fn start(&self) -> Result<(), Exit> {
+    pub(super) fn start(&self, journal: &Journal) -> Result<(), Exit> {
         if !commands::is_running(self.path)? {
-            let command = ["sh", "-c", &self.arguments.new_start].map(str::to_owned).to_vec();
+            let command = ["sh", "-c", &journal.new_start].map(str::to_owned).to_vec();
             old::run(&command).map_err(|why| {
-                let said =
-                    if self.arguments.new_start == SERVICE_START { last_words() } else { String::new() };
+                let said = if journal.new_start == SERVICE_START { last_words() } else { String::new() };
                 fail(&format!(
                     "{why}{said}\n  mend that, then the same again; or return to the old server: --back"
                 ))
