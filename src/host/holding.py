@@ -67,7 +67,8 @@ def look():
     # What another role's session is, is hidden (null) from who is no member of that role.
     cursor.execute(
         "SELECT usename, count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND usename IS NOT NULL AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend'"
+        " AND usename IS NOT NULL AND pid <> pg_backend_pid()"
+        " AND coalesce(backend_type, 'client backend') = 'client backend'"
         " AND coalesce(application_name, '') <> ALL(%s) GROUP BY 1",
         (TOOLS,),
     )
