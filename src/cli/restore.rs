@@ -228,7 +228,7 @@ fn media(place: &Place<'_>, archive: &Archive, manifest: &Manifest) -> Result<()
     let user = place.users.synapse.as_ref();
     let store = place.layout.media();
     if manifest.media.included {
-        let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
+        let folders = media::folders();
         let mut progress = Progress::start("media".to_owned());
         let copied = users::as_user(user, || {
             let source = archive.media();

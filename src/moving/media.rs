@@ -11,6 +11,11 @@ pub const OWN: [&str; 4] = ["local_content", "local_thumbnails", "url_cache", "u
 /// What can be had again from other servers: Synapse fetches it anew where the file is missing.
 pub const REMOTE: [&str; 2] = ["remote_content", "remote_thumbnail"];
 
+/// Every folder of a store.
+pub fn folders() -> Vec<&'static str> {
+    OWN.iter().chain(&REMOTE).copied().collect()
+}
+
 /// The name under which a file is made before it takes its own, so that no half file is ever found; Synapse asks for none
 /// that begins with a dot.
 pub const UNFINISHED: &str = ".synvisor-unfinished";

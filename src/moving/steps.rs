@@ -58,7 +58,8 @@ fn command(words: &[&str], names: &[String]) -> Command {
     words.iter().map(|word| (*word).to_owned()).chain(names.iter().cloned()).collect()
 }
 
-fn shell(text: &str) -> Command {
+/// What a shell is given.
+pub fn shell(text: &str) -> Command {
     command(&["sh", "-c", text], &[])
 }
 

@@ -75,7 +75,7 @@ impl Move<'_> {
     fn undo_return(&self, journal: &mut Journal) -> Result<(), Exit> {
         if journal.has(Step::Stop) {
             let store = self.place.layout.media();
-            let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
+            let folders = media::folders();
             let owner = self.place.users.synapse.as_ref();
             let job = Job { last: true, owner, ..Job::new(&store, &store, &folders, &[]) };
             let done = transfer::carry_out(&job, &mut |_| {}).map_err(|why| fail(&why))?;

@@ -15,6 +15,7 @@ use crate::moving::steps::Journal;
 use crate::moving::steps::Old;
 use crate::moving::steps::Step;
 use crate::moving::steps::back;
+use crate::moving::steps::shell;
 use crate::sys::fs;
 use crate::sys::lock;
 use crate::sys::lock::LockError;
@@ -93,8 +94,8 @@ impl Move<'_> {
         let layout = &self.place.layout;
         let runs = commands::is_running(self.path)?;
         if runs || journal.new_stop == SERVICE_STOP && systemd::installed().is_some() {
-            let command = ["sh", "-c", &journal.new_stop].map(str::to_owned).to_vec();
-            old::run(&command).map_err(|why| fail(&format!("{why}\n  then --back again")))?;
+            old::run(&shell(&journal.new_stop))
+                .map_err(|why| fail(&format!("{why}\n  then --back again")))?;
         }
         for _ in 0..GOODBYES {
             // Every process of ours holds it.
@@ -215,7 +216,7 @@ impl Move<'_> {
             return Ok(());
         }
         let owner = old::user(journal.owner.0, journal.owner.1);
-        let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
+        let folders = media::folders();
         let new = self.place.layout.media();
         let job = Job {
             last: true,

@@ -59,7 +59,7 @@ impl Move<'_> {
         self.name_taken(&settings);
         let old = self.old()?;
         let media = arguments.old_media.clone().unwrap_or_else(|| settings.media(base));
-        let folders: Vec<&str> = media::OWN.iter().chain(&media::REMOTE).copied().collect();
+        let folders = media::folders();
         let media = media.canonicalize().map_err(|error| {
             fail(&format!(
                 "{}\n  where are the media of the old server, seen from here? --old-media DIR",

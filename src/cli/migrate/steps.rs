@@ -17,6 +17,7 @@ use crate::host::retire;
 use crate::moving::steps::Data;
 use crate::moving::steps::Journal;
 use crate::moving::steps::Step;
+use crate::moving::steps::shell;
 use crate::sys::clock;
 use crate::sys::fs;
 use crate::sys::process;
@@ -204,8 +205,7 @@ impl Move<'_> {
 
     pub(super) fn start(&self, journal: &Journal) -> Result<(), Exit> {
         if !commands::is_running(self.path)? {
-            let command = ["sh", "-c", &journal.new_start].map(str::to_owned).to_vec();
-            old::run(&command).map_err(|why| {
+            old::run(&shell(&journal.new_start)).map_err(|why| {
                 let said = if journal.new_start == SERVICE_START { last_words() } else { String::new() };
                 fail(&format!(
                     "{why}{said}\n  mend that, then the same again; or return to the old server: --back"
