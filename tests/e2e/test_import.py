@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -9,12 +11,16 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.deployment import BINARY, ORDINARY, ROOT_USER, Deployment
+from tests.support.generated import Fronts
 
 CASES = Path(__file__).resolve().parent.parent / "import" / "cases"
+# Of the blog.
+NAME, PUBLIC = "example.com", "matrix.example.com"
 KEY = "ed25519 a_test H7g1x3mSSlyFPgRlzOrQfsDQcpTBUmoWFMEyKEJcoB4\n"
 
 
@@ -211,3 +217,25 @@ def test_the_homeserver_of_the_blog_starts_and_lets_a_user_in(blog: Deployment) 
     alice = blog.client().login("alice", "a long password")
     flows = alice.call("GET", "/_matrix/client/v3/login")["flows"]
     assert {"m.login.password", "m.login.sso"} <= {flow["type"] for flow in flows}
+    # As the world comes: through Caddy, where the name of users leads to another host.
+    with contextlib.closing(Fronts([NAME, PUBLIC])) as fronts:
+        ports = fronts.start(blog.toml, ["delegated"], ["caddy"]).ports["caddy", "delegated"]
+
+        def asked(
+            method: str, path: str, body: dict[str, Any] | None = None, host: str = PUBLIC, token: str = ""
+        ) -> dict[str, Any]:
+            content = None if body is None else json.dumps(body).encode()
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            status, _, answer = fronts.ask(ports, host, method, path, headers, content)
+            assert status == 200, (method, path, answer)
+            found: dict[str, Any] = json.loads(answer)
+            return found
+
+        assert asked("GET", "/.well-known/matrix/server", host=NAME) == {"m.server": f"{PUBLIC}:443"}
+        client = asked("GET", "/.well-known/matrix/client", host=NAME)
+        assert client["m.homeserver"] == {"base_url": f"https://{PUBLIC}/"}
+        assert asked("GET", "/_matrix/key/v2/server")["server_name"] == NAME
+        identifier = {"type": "m.id.user", "user": "alice"}
+        login = {"type": "m.login.password", "identifier": identifier, "password": "a long password"}
+        token = asked("POST", "/_matrix/client/v3/login", login)["access_token"]
+        assert asked("GET", "/_matrix/client/v3/account/whoami", token=token)["user_id"] == alice.user

@@ -8,7 +8,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
@@ -157,8 +157,8 @@ class Fronts:
         # By web server and form: where it listens for each port of the world.
         self.ports: dict[tuple[str, str], dict[int, int]] = {}
 
-    def start(self, toml: Path, forms: list[str]) -> Fronts:
-        for server in COMMANDS:
+    def start(self, toml: Path, forms: list[str], servers: Iterable[str] = tuple(COMMANDS)) -> Fronts:
+        for server in servers:
             for form in forms:
                 command = [str(BINARY), "front", server, *FORMS[form], "--config", str(toml)]
                 printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
