@@ -217,7 +217,8 @@ def test_the_homeserver_of_the_blog_starts_and_lets_a_user_in(blog: Deployment) 
     alice = blog.client().login("alice", "a long password")
     flows = alice.call("GET", "/_matrix/client/v3/login")["flows"]
     assert {"m.login.password", "m.login.sso"} <= {flow["type"] for flow in flows}
-    # As the world comes: through Caddy, where the name of users leads to another host.
+    # As the world comes: through Caddy, where the name of users leads to another host. Mutation: servers
+    # sent to the host of server_name (src/render/front/sites.rs): seen red.
     with contextlib.closing(Fronts([NAME, PUBLIC])) as fronts:
         ports = fronts.start(blog.toml, ["delegated"], ["caddy"]).ports["caddy", "delegated"]
 
